@@ -1,0 +1,102 @@
+"""Files that are either whole or not there, and tensors with their provenance inside.
+
+An artefact is one `.safetensors` file: tensors, and a JSON document in the metadata under the key "ssi".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import InputError
+
+FORMAT = 1
+"""Version of the artefact format; a reader refuses newer ones."""
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it takes `path`'s place, on any failure it is removed.
+
+    Raises:
+        InputError: the folder does not exist, cannot be written to, or `path` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"output {path}: is a folder; name a file")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise InputError(f"output {path}: cannot be written ({error.strerror or error})") from error
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        # mkstemp makes the file private; give it the mode an ordinary open() would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors with their provenance, atomically.
+
+    Args:
+        path: the file, by custom ending in .safetensors.
+        kind: what the file is ("inversion", "noise", ...); `load_tensors` checks it.
+        tensors: name -> tensor, any device and dtype; stored bit for bit.
+        facts: JSON-serialisable provenance.
+    """
+    document = json.dumps({"format": FORMAT, "kind": kind, "facts": dict(facts)}, sort_keys=True)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as beside:
+        save_file(whole, beside, metadata={"ssi": document})
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Returns:
+        (tensors on the CPU, facts).
+
+    Raises:
+        InputError: the file is missing, truncated, not an artefact of ours, of another kind, or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            document = (file.metadata() or {}).get("ssi")
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if document else {}
+    except FileNotFoundError:
+        raise InputError(f"artefact {path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"artefact {path}: not a whole .safetensors file ({error})") from error
+    if document is None:
+        raise InputError(f"artefact {path}: a .safetensors file, but not written by SSI inversion (no 'ssi' metadata)")
+    try:
+        content = json.loads(document)
+        found, version, facts = content["kind"], int(content["format"]), dict(content["facts"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"artefact {path}: its 'ssi' metadata cannot be read ({error!r})") from error
+    if version > FORMAT:
+        raise InputError(f"artefact {path}: format {version} is newer than this version reads ({FORMAT}); update")
+    if found != kind:
+        raise InputError(f"artefact {path}: holds {found!r}, where {kind!r} is wanted")
+    return tensors, facts

@@ -1,0 +1,154 @@
+"""The demo model's UNet: small enough to train on one CPU core, built like its larger relatives.
+
+The first convolution sees 2x2 pixel patches (space to depth), so that all work happens at half resolution. Each
+level is residual blocks with GroupNorm, SiLU and scale-shift conditioning on the noise level (Dhariwal and Nichol
+2021), the lowest levels with self-attention; skips are concatenated. EDM preconditioning (Karras et al. 2022,
+Table 1) is applied outside, by `ssi_core.denoiser.EDM`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Residual(nn.Module):
+    """norm-SiLU-conv twice; the noise level scales and shifts the second norm."""
+
+    def __init__(self, inward: int, outward: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, inward)
+        self.conv1 = nn.Conv2d(inward, outward, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * outward)
+        self.norm2 = nn.GroupNorm(8, outward)
+        self.conv2 = nn.Conv2d(outward, outward, 3, padding=1)
+        self.skip = nn.Conv2d(inward, outward, 1) if inward != outward else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]  # a Conv2d made with a bias has one
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulate(level)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all positions, residual."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class Level(nn.Module):
+    """One residual block, with attention after it where wanted."""
+
+    def __init__(self, inward: int, outward: int, embedding: int, attend: bool) -> None:
+        super().__init__()
+        self.residual = Residual(inward, outward, embedding)
+        self.attention = Attention(outward, heads=max(1, outward // 32)) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.attention(self.residual(x, level))
+
+
+class DemoUNet(nn.Module):
+    """F(x, c_noise) of the EDM preconditioning.
+
+    Args:
+        image_size: height and width in pixels, a multiple of patch * 2 ** (levels - 1).
+        channels: image channels.
+        width: feature channels at the first level.
+        multipliers: width of each level, as multiples of `width`; each level halves the resolution.
+        blocks: residual blocks a level (one more on the way up).
+        attention: for each level, whether its blocks attend.
+        patch: side of the space-to-depth patches.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        channels: int = 3,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[bool] = (False, True, True),
+        patch: int = 2,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.channels, self.patch, self.width = image_size, channels, patch, width
+        embedding = 4 * width
+        self.embed = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+
+        widths = [width * m for m in multipliers]
+        self.down = nn.ModuleList()
+        current, kept = width, [width]
+        for depth, out in enumerate(widths):
+            if depth:
+                self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                kept.append(current)
+            for _ in range(blocks):
+                self.down.append(Level(current, out, embedding, attention[depth]))
+                current = out
+                kept.append(current)
+        self.middle = Level(current, current, embedding, True)
+        self.up = nn.ModuleList()
+        for depth, out in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(Level(current + kept.pop(), out, embedding, attention[depth]))
+                current = out
+            if depth:
+                self.up.append(Upsample(current))
+        self.norm = nn.GroupNorm(8, current)
+        self.head = nn.Conv2d(current, channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """x [B, C, H, W] scaled to unit variance, c_noise [B] = ln(sigma) / 4; returns [B, C, H, W]."""
+        level = self.embed(_sinusoids(c_noise * 100.0, self.width))
+        h = self.stem(F.pixel_unshuffle(x, self.patch))
+        kept = [h]
+        for part in self.down:
+            h = part(h, level) if isinstance(part, Level) else part(h)
+            kept.append(h)
+        h = self.middle(h, level)
+        for part in self.up:
+            h = part(torch.cat([h, kept.pop()], dim=1), level) if isinstance(part, Level) else part(h)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _sinusoids(value: Tensor, width: int) -> Tensor:
+    """[B] -> [B, width]: cosines and sines at geometrically spaced frequencies from 1 to 1/1000."""
+    half = width // 2
+    frequency = torch.exp(-math.log(1000.0) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
+    angle = value.float()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=1)

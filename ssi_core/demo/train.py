@@ -1,0 +1,156 @@
+"""Train the demo model: `python -m ssi_core.demo.train --out weights.safetensors`.
+
+A kill loses nothing: training goes on from the last checkpoint, and since every batch is drawn from (seed, step), the
+result is the one that an unbroken run would have given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..artifact import replacing
+from ..denoiser import EDM
+from .network import DemoUNet
+from .photos import photo_crops
+from .scenes import HELD_OUT, draw_scenes
+
+NETWORK = {"image_size": 32, "channels": 3, "width": 48}
+SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
+BANDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0)
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train the demo model on drawn landscapes and photo crops.")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights to write (.safetensors)")
+    parser.add_argument("--steps", type=int, default=10_000, help="optimiser steps [10000]")
+    parser.add_argument("--batch", type=int, default=64, help="images a step [64]")
+    parser.add_argument("--photos", type=float, default=0.3, help="share of photo crops in a batch [0.3]")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate of Adam [0.0015]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, data order and noise [0]")
+    parser.add_argument("--scenes", type=int, default=40_000, help="distinct drawn scenes [40000]")
+    parser.add_argument("--crops", type=int, default=16_000, help="distinct photo crops [16000]")
+    parser.add_argument("--bf16-share", type=float, default=0.8, help="share of the steps in bfloat16 autocast [0.8]")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads [1]")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
+    return parser.parse_args(arguments)
+
+
+def loss_by_sample(denoise: EDM, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The EDM loss (Karras et al. 2022, Eq. 2 with lambda of Table 1), [B]; about 1 where nothing is known."""
+    error = denoise(clean + sigma[:, None, None, None] * noise, sigma) - clean
+    weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+    return weight * error.float().square().mean(dim=(1, 2, 3))
+
+
+def stratified_sigmas(count: int, generator: torch.Generator) -> Tensor:
+    """Log-normal sigmas, one from each of `count` equal slices of probability: less gradient noise than free draws.
+
+    Mean and spread of ln(sigma) lie lower and wider than EDM's (-1.2, 1.2), because inversion lives near sigma 0.05.
+    """
+    slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    normal = math.sqrt(2) * torch.erfinv((2 * slices - 1).clamp(-0.99999, 0.99999))
+    return (-1.4 + 1.4 * normal).exp().clamp(SIGMA_MIN, SIGMA_MAX)
+
+
+@torch.no_grad()
+def loss_by_sigma(denoise: EDM, clean: Tensor) -> dict[str, float]:
+    """Held-out loss at fixed noise levels, with fixed noise."""
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(clean)
+    return {
+        str(s): float(loss_by_sample(denoise, clean, noise, torch.full((len(clean),), s).to(clean)).mean())
+        for s in BANDS
+    }
+
+
+def train(o: argparse.Namespace) -> None:
+    torch.set_num_threads(o.threads)
+    torch.manual_seed(o.seed)
+    device = torch.device(o.device)
+    network = DemoUNet(**NETWORK).to(device)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimiser = torch.optim.Adam(network.parameters(), lr=o.lr, betas=(0.9, 0.99))
+    start, spent = 0, 0.0
+    checkpoint = o.out.with_suffix(".checkpoint.pt")
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average, start, spent = saved["average"], saved["step"], saved["seconds"]
+        print(f"going on from step {start}", flush=True)
+
+    scenes = torch.cat([draw_scenes(range(i, min(i + 500, o.scenes))) for i in range(0, o.scenes, 500)]).to(device)
+    crops = photo_crops(o.crops, NETWORK["image_size"], seed=1_000_000, held_out=False).to(device)
+    pools = {"scenes": (scenes, o.batch - round(o.batch * o.photos)), "photos": (crops, round(o.batch * o.photos))}
+    held = {
+        "scenes": draw_scenes(range(HELD_OUT, HELD_OUT + 128)).to(device),
+        "photos": photo_crops(128, NETWORK["image_size"], seed=0, held_out=True).to(device),
+    }
+
+    began, shown = time.monotonic(), 0.0
+    for step in range(start, o.steps):
+        generator = torch.Generator().manual_seed(o.seed * 1_000_003 + step)
+        picked = [p[torch.randint(len(p), (n,), generator=generator).to(device)] for p, n in pools.values()]
+        clean = torch.cat(picked)
+        mirrored = (torch.rand(len(clean), generator=generator) < 0.5).to(device)
+        clean = torch.where(mirrored[:, None, None, None], clean.flip(-1), clean)
+        # A random order, or the slices of sigma would always fall to the same kind of picture.
+        sigma = stratified_sigmas(len(clean), generator)[torch.randperm(len(clean), generator=generator)].to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+
+        done = step / o.steps
+        rate = o.lr * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * done))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=done < o.bf16_share):
+            loss = loss_by_sample(EDM(network, SIGMA_DATA), clean, noise, sigma).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        decay = min(0.9985, (1 + step) / (20 + step))
+        for name, value in network.state_dict().items():
+            average[name].lerp_(value, 1 - decay)
+
+        shown += float(loss.detach())
+        if (step + 1) % 100 == 0:
+            minutes = (spent + time.monotonic() - began) / 60
+            print(f"step {step + 1}/{o.steps}  loss {shown / 100:.4f}  {minutes:.1f} min", flush=True)
+            shown = 0.0
+        if (step + 1) % 500 == 0 or step + 1 == o.steps:
+            seconds = spent + time.monotonic() - began
+            with replacing(checkpoint) as beside:
+                torch.save(
+                    {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average,
+                     "step": step + 1, "seconds": seconds}, beside)  # fmt: skip
+            model = DemoUNet(**NETWORK).to(device)
+            model.load_state_dict(average)
+            losses = {kind: loss_by_sigma(EDM(model, SIGMA_DATA), images) for kind, images in held.items()}
+            write_weights(o.out, model, {**vars(o), "step": step + 1, "seconds": round(seconds), "losses": losses})
+            print(json.dumps(losses), flush=True)
+
+
+def write_weights(path: Path, model: DemoUNet, training: dict[str, object]) -> None:
+    """Write float16 weights, with all that is needed to build the model and to know where it came from."""
+    training = {key: str(value) if isinstance(value, Path) else value for key, value in training.items()}
+    training |= {"torch": torch.__version__, "cpu_count": os.cpu_count()}
+    facts = {
+        "network": NETWORK, "sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA,
+        "training": training,
+    }  # fmt: skip
+    half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as beside:
+        save_file(half, beside, metadata={"demo_model": json.dumps(facts, sort_keys=True)})
+
+
+if __name__ == "__main__":
+    train(options())

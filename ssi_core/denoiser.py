@@ -1,0 +1,141 @@
+"""Denoisers: whatever a network predicts, a thin wrapper makes it D(x, sigma) -> E[x0 | x].
+
+Everything downstream (solvers, inversion) sees only `D`, in the coordinate in which the probability-flow ODE reads
+dx/dsigma = (x - D(x, sigma)) / sigma:
+
+- VE and VP networks: x = x0 + sigma n, sigma in [0, inf) (Karras et al. 2022);
+- flow networks: x = (1 - sigma) x0 + sigma n, sigma in [0, 1] (rectified flow; the same ODE form holds).
+
+A new parametrisation is one new class here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""(input [B, C, ...], time argument [B]) -> prediction of the input's shape."""
+
+
+class Denoiser(Protocol):
+    """D(x, sigma): x [B, C, ...], sigma [B] -> estimate of x0, of x's shape.
+
+    An implementation may carry `sigma_min`, `sigma_max` (the range it was trained on), `channels` and `image_size`;
+    where they are present, inputs are checked against them.
+    """
+
+    def __call__(self, x: Tensor, sigma: Tensor, /) -> Tensor: ...
+
+
+def like(sigma: Tensor, x: Tensor) -> Tensor:
+    """Shape [B] as [B, 1, ..., 1], to multiply x [B, ...]."""
+    return sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass
+class EDM:
+    """Karras et al. 2022, Eq. 7 and Table 1: F(c_in x, ln(sigma) / 4) with unit-variance input and target."""
+
+    network: Network
+    sigma_data: float = 0.5
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        s = like(sigma, x)
+        total = s**2 + self.sigma_data**2
+        prediction = self.network(x / total.sqrt(), sigma.to(x).log() / 4)
+        return self.sigma_data**2 / total * x + s * self.sigma_data / total.sqrt() * prediction
+
+
+@dataclass
+class Eps:
+    """A network that predicts the noise from x / sqrt(1 + sigma^2) (DDPM, ADM, Stable Diffusion 1 and XL).
+
+    `timestep` turns sigma [B] into the network's time argument (`VP.timestep`, `DiscreteVP.timestep`).
+    """
+
+    network: Network
+    timestep: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        s = like(sigma, x)
+        return x - s * self.network(x / (1 + s**2).sqrt(), self.timestep(sigma))
+
+
+@dataclass
+class V:
+    """A network that predicts v = (eps - sigma x0) / sqrt(1 + sigma^2) (Salimans and Ho 2022; Stable Diffusion 2)."""
+
+    network: Network
+    timestep: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        s = like(sigma, x)
+        scale = (1 + s**2).sqrt()
+        return x / scale**2 - s / scale * self.network(x / scale, self.timestep(sigma))
+
+
+@dataclass
+class X0:
+    """A network that predicts the image from x / sqrt(1 + sigma^2)."""
+
+    network: Network
+    timestep: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.network(x / (1 + like(sigma, x) ** 2).sqrt(), self.timestep(sigma))
+
+
+@dataclass
+class Velocity:
+    """A flow network that predicts n - x0 (SD3, FLUX); sigma in [0, 1] is its time argument."""
+
+    network: Network
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x - like(sigma, x) * self.network(x, sigma)
+
+
+@dataclass
+class Guided:
+    """Classifier-free guidance: D_u + scale (D_c - D_u) (Ho and Salimans 2021), both sides in one batch of two.
+
+    At scale 1 only the conditional side is evaluated. Scales other than 1 bend the trajectory: an inversion made
+    with one scale is only undone by sampling with the same scale, and less faithfully the larger it is.
+
+    Args:
+        denoise: (x [B, ...], sigma [B], condition [B, ...]) -> x0 estimate.
+        condition, unconditional: tensors whose first dimension is 1 or B.
+        scale: guidance scale w.
+    """
+
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
+    condition: Tensor
+    unconditional: Tensor
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        def batched(c: Tensor) -> Tensor:
+            return c.expand(x.shape[0], *c.shape[1:])
+
+        if self.scale == 1.0:
+            return self.denoise(x, sigma, batched(self.condition))
+        both = torch.cat([batched(self.condition), batched(self.unconditional)])
+        wanted, unwanted = self.denoise(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+        return unwanted + self.scale * (wanted - unwanted)
+
+
+@dataclass
+class Clipped:
+    """Clamp the estimate to [low, high], as guidance-free pixel samplers of the DDPM line do."""
+
+    denoise: Denoiser
+    low: float = -1.0
+    high: float = 1.0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.denoise(x, sigma).clamp(self.low, self.high)

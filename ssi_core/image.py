@@ -1,0 +1,131 @@
+"""Pictures in and out: any photograph becomes a tensor in [-1, 1], and back.
+
+A photograph is fitted to a model in one stated way: the largest centred square is cut out and resized with an
+antialiased bicubic filter. Transparency is laid over white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .artifact import replacing
+from .errors import InputError
+
+SMALLEST_SIDE = 8
+"""A picture with a side under this many pixels holds nothing that could be inverted."""
+
+
+def load_image(path: str | Path, size: int | None = None) -> Tensor:
+    """Read any picture that Pillow can read.
+
+    EXIF rotation is applied; grey, palette, CMYK, RGBA and 16-bit pictures become RGB; of an animation the first
+    frame is taken.
+
+    Args:
+        path: the picture's file.
+        size: fit it to size x size pixels (`fit`); None keeps it as it is.
+
+    Returns:
+        Tensor [1, 3, H, W], float32 in [-1, 1].
+
+    Raises:
+        InputError: the file is missing, unreadable, not a picture, or smaller than 8x8 pixels.
+    """
+    try:
+        with Image.open(path) as opened:
+            pixels = _rgb(ImageOps.exif_transpose(opened))
+    except FileNotFoundError:
+        raise InputError(f"image {path}: no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"image {path}: not a picture that Pillow can read (PNG, JPEG, WebP, TIFF, ...)") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path}: cannot be read ({error})") from error
+    height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise InputError(
+            f"image {path}: {width}x{height} pixels is too small; give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2 - 1
+    return image if size is None else fit(image, size)
+
+
+def fit(image: Tensor, size: int) -> Tensor:
+    """Cut the largest centred square out of [B, C, H, W] and resize it to size x size, antialiased, in [-1, 1]."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[..., top : top + side, left : left + side]
+    if side == size:
+        return square.contiguous()
+    resized = torch.nn.functional.interpolate(square, (size, size), mode="bicubic", antialias=True)
+    return resized.clamp(-1, 1)
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """[B, C, H, W] in [-1, 1] (C = 1 or 3, values outside are clipped) to uint8 [B, H, W, 3]."""
+    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return levels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+
+
+def save_image(image: Tensor, path: str | Path) -> None:
+    """Write one picture [C, H, W] or [1, C, H, W] in [-1, 1]; the suffix chooses the format; atomic."""
+    batch = image if image.ndim == 4 else image[None]
+    _save(Image.fromarray(to_pixels(batch)[0]), Path(path))
+
+
+def save_animation(frames: Tensor, path: str | Path, *, seconds: float = 2.0, scale: int = 1) -> None:
+    """Write frames [F, C, H, W] in [-1, 1] as a lossless animated WebP that runs there and back.
+
+    Args:
+        frames: the morph, first to last.
+        path: the file, ending in .webp.
+        seconds: one way.
+        scale: whole-number magnification, for small pictures.
+    """
+    pictures = [
+        Image.fromarray(p).resize((p.shape[1] * scale, p.shape[0] * scale), Image.Resampling.NEAREST)
+        for p in to_pixels(frames)
+    ]
+    loop = pictures + pictures[-2:0:-1]
+    _save(loop[0], Path(path), save_all=True, append_images=loop[1:], loop=0, lossless=True,
+          duration=max(20, round(1000 * seconds / max(1, len(pictures) - 1))))  # fmt: skip
+
+
+def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2) -> Tensor:
+    """Lay rows of pictures [N, C, H, W] in [-1, 1] out on white; returns [1, 3, H', W']."""
+    tiles = [torch.nn.functional.interpolate(row.float(), scale_factor=float(scale)) for row in rows]
+    padded = [torch.nn.functional.pad(row, (gap, gap, gap, gap), value=1.0) for row in tiles]
+    strips = [torch.cat(list(row.expand(-1, 3, -1, -1)), dim=-1) for row in padded]
+    widest = max(strip.shape[-1] for strip in strips)
+    filled = [torch.nn.functional.pad(strip, (0, widest - strip.shape[-1]), value=1.0) for strip in strips]
+    return torch.cat(filled, dim=-2)[None]
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """Any Pillow mode to float32 [H, W, 3] in [0, 1]."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        grey = np.asarray(picture, dtype=np.float32)
+        # Pillow widens 16-bit files to mode I; a floating-point file has no range of its own, so 0..1 is assumed.
+        grey = grey / 65535.0 if picture.mode != "F" else grey
+        if not np.isfinite(grey).all():
+            raise ValueError("it holds NaN or Inf")
+        return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        rgba = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
+        colour, alpha = rgba[..., :3], rgba[..., 3:]
+        return colour * alpha + (1 - alpha)
+    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+
+
+def _save(picture: Image.Image, path: Path, **options: object) -> None:
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"picture {path}: unknown suffix {path.suffix!r}; use .png or .webp")
+    with replacing(path) as beside:
+        picture.save(beside, format=kind, **options)
