@@ -1,0 +1,47 @@
+"""SSI inversion: real images as Gaussian noise that a diffusion sampler turns back into them.
+
+>>> from ssi_core import VE, demo_denoiser, gaussianity, invert, karras_sigmas, reconstruct
+>>> denoise = demo_denoiser()
+>>> inv = invert(denoise, x0, karras_sigmas(20), skip=0.05)
+>>> x = reconstruct(denoise, inv.noise, inv.sigmas)
+>>> gaussianity(inv.noise, x0).verdict
+"""
+
+from .blend import BLENDS, blend, slerp
+from .demo import demo_denoiser
+from .denoiser import EDM, X0, Clipped, Denoiser, Eps, Guided, V, Velocity
+from .errors import Cancelled, DenoiserError, InputError
+from .gaussianity import Gaussianity, gaussianity
+from .image import load_image, save_image
+from .inversion import (
+    DEFAULT_SKIP,
+    DEFAULT_SOLVER,
+    Inversion,
+    Progress,
+    Trajectory,
+    integrate,
+    invert,
+    reconstruct,
+    unit_noise,
+)
+from .metrics import cosine, mse, psnr, ssim
+from .process import VE, VP, DiscreteVP, Flow, Process
+from .schedule import (
+    ddim_sigmas,
+    exponential_sigmas,
+    flow_sigmas,
+    given_sigmas,
+    karras_sigmas,
+    truncate,
+)
+from .solver import SOLVERS, find_solver
+from .version import __version__
+
+__all__ = [
+    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped", "Denoiser",
+    "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "Process",
+    "Progress", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine", "ddim_sigmas", "demo_denoiser",
+    "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate", "invert",
+    "karras_sigmas", "load_image", "mse", "psnr", "reconstruct", "save_image", "slerp", "ssim", "truncate",
+    "unit_noise",
+]  # fmt: skip

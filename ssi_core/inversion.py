@@ -1,0 +1,347 @@
+"""Inversion and reconstruction: the one loop that serves both, and what comes out of it.
+
+`invert` adds noise up to sigma_skip once (SSI-DM, step 1) and integrates the probability-flow ODE up to sigma_max
+(step 2); `reconstruct` integrates back down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .artifact import load_tensors, save_tensors
+from .denoiser import Denoiser
+from .errors import Cancelled, DenoiserError, InputError
+from .process import VE, Process, process_from
+from .schedule import Grid, given_sigmas, truncate
+from .solver import Entry, Solver, find_solver
+from .version import __version__
+
+DEFAULT_SOLVER = "dpmpp-2m"
+DEFAULT_SKIP = 0.05
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress callback is told after every step."""
+
+    step: int
+    """Steps done, 1..steps."""
+    steps: int
+    sigma: float
+    """The level reached."""
+    nfe: int
+    """Evaluations spent so far."""
+    x: Tensor
+    """The state, [B, ...]."""
+    denoised: Tensor
+    """The last estimate of x0, [B, ...]."""
+
+
+Callback = Callable[[Progress], bool | None]
+"""Called after every step; returning False (not None) stops with `Cancelled`."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The result of one integration."""
+
+    x: Tensor
+    """End state, [B, ...]."""
+    nfe: int
+    """Evaluations of the denoiser, each over the whole batch."""
+    states: Tensor | None = None
+    """[steps + 1, B, ...] on the CPU, the start included, when asked for."""
+    residual: Tensor | None = None
+    """[B], for solvers of implicit equations: the largest relative residual of any step."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Noise that the sampler turns back into the image, and all that is needed to do so."""
+
+    noise: Tensor
+    """Unit Gaussian noise of the image's shape, [B, ...]."""
+    sigmas: Tensor
+    """The way back on the same grid: float64, descending, [sigma_max .. sigma_skip, 0]."""
+    nfe: int
+    """Evaluations of the denoiser that the inversion took, each over the whole batch."""
+    process: Process
+    solver: str
+    skip: float
+    """sigma_skip; 0 is the base method."""
+    seeds: tuple[int, ...]
+    """One a sample; of the injected noise."""
+    states: Tensor | None = None
+    """[steps + 1, B, ...] on the CPU, rising sigma, when asked for."""
+    residual: Tensor | None = None
+    """[B], for `exact` and `fixed-point`: the largest relative residual of any step."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance: versions, model signature, hash of each source image."""
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one .safetensors file, bit for bit and atomically."""
+        tensors = {"noise": self.noise, "sigmas": self.sigmas, "states": self.states, "residual": self.residual}
+        facts = {
+            "nfe": self.nfe, "process": self.process.facts(), "solver": self.solver, "skip": self.skip,
+            "seeds": list(self.seeds), "facts": dict(self.facts),
+        }  # fmt: skip
+        save_tensors(path, "inversion", {name: t for name, t in tensors.items() if t is not None}, facts)
+
+    @staticmethod
+    def load(path: str | Path) -> Inversion:
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            InputError: the file is missing, truncated, foreign, or lacks a part.
+        """
+        tensors, facts = load_tensors(path, "inversion")
+        try:
+            return Inversion(
+                noise=tensors["noise"], sigmas=tensors["sigmas"], nfe=int(facts["nfe"]),
+                process=process_from(facts["process"]), solver=str(facts["solver"]), skip=float(facts["skip"]),
+                seeds=tuple(facts["seeds"]), states=tensors.get("states"), residual=tensors.get("residual"),
+                facts=facts["facts"],
+            )  # fmt: skip
+        except KeyError as error:
+            raise InputError(f"artefact {path}: lacks {error}") from None
+
+
+def invert(
+    denoise: Denoiser,
+    x0: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    skip: float = DEFAULT_SKIP,
+    solver: str | Solver = DEFAULT_SOLVER,
+    seed: int | Sequence[int] = 0,
+    process: Process = VE(),  # noqa: B008  # frozen
+    grid: Grid = "keep",
+    keep_states: bool = False,
+    progress: Callback | None = None,
+) -> Inversion:
+    """Turn images into Gaussian noise by singularity skipping inversion (Min et al. 2026, Algorithms 1 and 2).
+
+    Args:
+        denoise: D(x, sigma), see `ssi_core.denoiser`.
+        x0: images or latents [B, C, ...] of rank >= 3, in the model's range (pixel models: [-1, 1]), float32 or
+            float64; the state is kept in this dtype.
+        sigmas: a schedule (`ssi_core.schedule`), in flow sigmas for a flow process.
+        skip: sigma_skip, in the schedule's sigmas. 0 is the base method: no noise, x0 taken to lie at the
+            schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0).
+        solver: a registered name (`ssi_core.solver.SOLVERS`) or a function of the same signature.
+        seed: of the injected noise. An integer gives sample i the seed `seed + i`, so that a batch equals single runs
+            with those seeds; a sequence gives one seed a sample. Drawn on the CPU, so every device gives the same.
+        process: VE(), VP(), DiscreteVP() or Flow().
+        grid: "keep" the schedule's levels above skip, or "spread" as many again over what is left (`truncate`).
+        keep_states: also return every intermediate state.
+        progress: called after every step; may cancel.
+
+    Returns:
+        An `Inversion`.
+
+    Raises:
+        InputError: unusable image, schedule, skip, solver or seed; the message says which and why.
+        DenoiserError: the denoiser returned another shape, another dtype, NaN or Inf.
+        Cancelled: the callback returned False.
+    """
+    check_images(x0, denoise, "x0")
+    entry = find_solver(solver)
+    skip = float(skip)
+    way_back = truncate(sigmas, skip, grid)
+    _check_range(way_back, skip, denoise, process)
+    seeds = seeds_for(seed, len(x0))
+
+    rising = way_back.flip(0).tolist()
+    if skip > 0 or not entry.from_zero:
+        rising = rising[1:]
+    injected = unit_noise(x0, seeds) if skip > 0 else torch.zeros_like(x0)
+    start = process.inject(x0, injected, rising[0])
+    walk = integrate(denoise, start, rising, entry, process, keep_states=keep_states, progress=progress)
+
+    nfe, top = walk.nfe, rising[-1]
+    if entry.ends_in_eps:
+        guarded = _Guarded(denoise, process, steps=0)
+        noise = process.predicted_noise(walk.x, guarded(walk.x, top), top)
+        nfe += guarded.nfe
+    else:
+        noise = process.to_noise(walk.x, top)
+    facts = {
+        "ssi": __version__,
+        "torch": torch.__version__,
+        "model": getattr(denoise, "signature", None),
+        "grid": grid,
+        "images_sha256": [tensor_sha256(image) for image in x0],
+    }
+    return Inversion(
+        noise=noise, sigmas=way_back, nfe=nfe, process=process, solver=entry.name, skip=skip, seeds=seeds,
+        states=walk.states, residual=walk.residual, facts=facts,
+    )  # fmt: skip
+
+
+def reconstruct(
+    denoise: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    solver: str | Solver = DEFAULT_SOLVER,
+    process: Process = VE(),  # noqa: B008  # frozen
+    progress: Callback | None = None,
+) -> Tensor:
+    """Sample from given unit noise, deterministically: the way back of an inversion, or of any blend of noises.
+
+    Args:
+        denoise, process, solver, progress: as in `invert`.
+        noise: unit Gaussian noise [B, C, ...].
+        sigmas: descending, ending in 0; `Inversion.sigmas` for the way back on the same grid.
+
+    Returns:
+        Images [B, C, ...], not clamped.
+
+    Raises:
+        As `invert`.
+    """
+    check_images(noise, denoise, "noise")
+    levels = given_sigmas(sigmas)
+    _check_range(levels, 0.0, denoise, process)
+    start = process.from_noise(noise, float(levels[0]))
+    return integrate(denoise, start, levels.tolist(), find_solver(solver), process, progress=progress).x
+
+
+def integrate(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Sequence[float],
+    solver: Entry | Solver | str,
+    process: Process = VE(),  # noqa: B008  # frozen
+    *,
+    keep_states: bool = False,
+    progress: Callback | None = None,
+) -> Trajectory:
+    """Carry state x along strictly falling or rising sigmas; the loop under `invert` and `reconstruct`.
+
+    Args:
+        x: state at sigmas[0] in the solver's coordinate, [B, ...].
+        sigmas: two or more levels; 0 only at an end.
+        solver, process, keep_states, progress: as in `invert`.
+    """
+    entry = solver if isinstance(solver, Entry) else find_solver(solver)
+    guarded = _Guarded(denoise, process, steps=len(sigmas) - 1)
+    states = [x.cpu()] if keep_states else None
+    walk = entry.solver(guarded, x, sigmas)
+    # With gradients every state of the walk would be kept alive.
+    with torch.no_grad():
+        while True:
+            try:
+                x = next(walk)
+            except StopIteration as end:
+                return Trajectory(x, guarded.nfe, torch.stack(states) if states else None, end.value)
+            guarded.step += 1
+            if states is not None:
+                states.append(x.cpu())
+            if progress is not None:
+                reached = sigmas[guarded.step]
+                now = Progress(guarded.step, guarded.steps, reached, guarded.nfe, x, guarded.denoised)
+                if progress(now) is False:
+                    raise Cancelled(f"cancelled after step {now.step} of {now.steps}, at sigma {reached:g}")
+
+
+class _Guarded:
+    """The denoiser as solvers see it: counted, given its own dtype, and never trusted."""
+
+    def __init__(self, denoise: Denoiser, process: Process, steps: int) -> None:
+        self.denoise, self.scale, self.steps = denoise, process.scale, steps
+        self.dtype: torch.dtype | None = getattr(denoise, "dtype", None)
+        self.step = self.nfe = 0
+        self.denoised = torch.empty(0)
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        # A network in half precision still gets its sigma in the state's precision: 0.002 matters.
+        given = x if self.dtype is None else x.to(self.dtype)
+        D = self.denoise(given, x.new_full((len(x),), sigma))
+        self.nfe += 1
+        where = f"at step {self.step + 1} of {self.steps}, sigma {sigma:g}"
+        if not isinstance(D, Tensor) or D.shape != x.shape:
+            found = f"shape {tuple(D.shape)}" if isinstance(D, Tensor) else type(D).__name__
+            raise DenoiserError(f"the denoiser returned {found} for input of shape {tuple(x.shape)} {where}")
+        if D.dtype not in (given.dtype, x.dtype):
+            raise DenoiserError(
+                f"the denoiser returned {D.dtype} for {given.dtype} {where}; give it a `dtype` attribute if it "
+                f"computes in another precision"
+            )
+        if not bool(D.isfinite().all()):
+            bad = [i for i, sample in enumerate(D) if not bool(sample.isfinite().all())]
+            raise DenoiserError(f"the denoiser returned NaN or Inf for sample(s) {bad} {where}")
+        self.denoised = D.to(x.dtype)
+        return self.denoised
+
+
+def unit_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Standard normal noise of `like`'s shape, dtype and device; sample i depends on seeds[i] and the shape only."""
+    drawn = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(drawn).to(like)
+
+
+def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
+    """One seed a sample: `seed + i`, or the given ones.
+
+    Raises:
+        InputError: another number of seeds than samples, or a seed outside 0..2**63 - 1.
+    """
+    seeds = tuple(range(seed, seed + batch)) if isinstance(seed, int) else tuple(int(s) for s in seed)
+    if len(seeds) != batch:
+        raise InputError(f"seed: {len(seeds)} seeds for {batch} images; give one an image, or a single number")
+    if min(seeds) < 0 or max(seeds) >= 2**63:
+        raise InputError(f"seed: must lie between 0 and 2**63 - 1; found {min(seeds)}..{max(seeds)}")
+    return seeds
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """Hash of a tensor's values as float32, little-endian, in row-major order."""
+    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
+    """Refuse what the denoiser cannot take: rank, empty batch, dtype, channels, size, NaN, Inf.
+
+    Raises:
+        InputError: naming `what`.
+    """
+    if not isinstance(x, Tensor) or x.ndim < 3:
+        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{what}: a tensor [batch, channels, ...] of rank 3 or more is wanted, found {found}")
+    if x.numel() == 0:
+        raise InputError(f"{what}: is empty (shape {tuple(x.shape)})")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"{what}: has dtype {x.dtype}; convert it to float32 or float64 first")
+    channels, size = getattr(denoise, "channels", None), getattr(denoise, "image_size", None)
+    if channels is not None and x.shape[1] != channels:
+        raise InputError(f"{what}: has {x.shape[1]} channels, the model takes {channels}")
+    if size is not None and tuple(x.shape[2:]) != (size, size):
+        fitted = "x".join(str(n) for n in x.shape[2:])
+        raise InputError(f"{what}: is {fitted}, the model takes {size}x{size}; `ssi_core.image.fit` resizes")
+    bad = [i for i, sample in enumerate(x) if not bool(sample.isfinite().all())]
+    if bad:
+        raise InputError(f"{what}: sample(s) {bad} hold NaN or Inf")
+
+
+def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
+    """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
+    top = float(levels[0])
+    lowest, highest = 0.0, process.sigma_limit
+    for side in (denoise, process):
+        lowest = max(lowest, getattr(side, "sigma_min", None) or 0.0)
+        highest = min(highest, getattr(side, "sigma_max", None) or math.inf)
+    if top > highest * (1 + 1e-6):
+        raise InputError(f"sigmas: begin at {top:g}, above the largest sigma this model and process know, {highest:g}")
+    if 0 < skip < lowest * (1 - 1e-6):
+        raise InputError(
+            f"skip {skip:g}: lies under the model's smallest sigma, {lowest:g}; use that or more, or 0 for the base method"
+        )

@@ -1,0 +1,48 @@
+"""How far apart two images are, one number a sample. Images are [B, C, H, W] in [-1, 1]."""
+
+from __future__ import annotations
+
+import kornia.metrics
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+SSIM_WINDOW = 11
+
+
+def mse(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared error in the [-1, 1] range (the paper's Table 1 scale), [B]."""
+    _check(image, reference)
+    return (image.double() - reference.double()).square().flatten(1).mean(1)
+
+
+def psnr(image: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, [B]; the peak is the range's width, 2."""
+    return 10 * torch.log10(4 / mse(image, reference).clamp_min(1e-20))
+
+
+def ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004: Gaussian window of 11, sigma 1.5), mean over pixels and channels, [B].
+
+    The image is clipped to [-1, 1] first: a display does so too.
+
+    Raises:
+        InputError: shapes differ, or the image is smaller than the window.
+    """
+    _check(image, reference)
+    if min(image.shape[-2:]) < SSIM_WINDOW:
+        raise InputError(f"image: {tuple(image.shape[-2:])} is smaller than SSIM's window of {SSIM_WINDOW}")
+    a, b = ((x.float().clamp(-1, 1) + 1) / 2 for x in (image, reference))
+    return kornia.metrics.ssim(a, b, SSIM_WINDOW).flatten(1).mean(1).double()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between two noises, [B]."""
+    _check(a, b)
+    return torch.nn.functional.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
+
+
+def _check(image: Tensor, reference: Tensor) -> None:
+    if image.shape != reference.shape:
+        raise InputError(f"images: shapes {tuple(image.shape)} and {tuple(reference.shape)} differ")
