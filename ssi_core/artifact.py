@@ -83,7 +83,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             document = (file.metadata() or {}).get("ssi")
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if document else {}
+            names = file.keys() if document else []  # a foreign file may be large: leave it unread
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise InputError(f"artefact {path}: no such file") from None
     except (SafetensorError, OSError) as error:

@@ -52,7 +52,7 @@ def slerp(a: Tensor, b: Tensor, weights: float | Sequence[float] | Tensor) -> Te
     """
     t = torch.as_tensor(weights, dtype=torch.float64)
     if t.ndim > 1:
-        raise InputError(f"weights: one number or a list of them is wanted for two noises, found shape {tuple(t.shape)}")
+        raise InputError(f"weights: a number or a list of numbers is wanted, found shape {tuple(t.shape)}")
     return blend([a, b], torch.stack([1 - t, t], dim=-1), method="slerp")
 
 

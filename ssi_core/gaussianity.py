@@ -93,7 +93,7 @@ FIGURES: dict[str, Rule] = {
     "lag1_v": Rule("signed correlation of vertical neighbours", 0.04, above=_STRUCTURE, below="neighbours alternate"),
     "flatness": Rule("flatness of the radial spectrum", 0.05, below="some spatial frequencies dominate"),
     "block_std": Rule(
-        f"spread of the standard deviation over {BLOCK}x{BLOCK} blocks", 0.05, above="some regions are quieter than others"
+        f"spread of the standard deviation over {BLOCK}x{BLOCK} blocks", 0.05, above="some regions are quieter"
     ),
     "edge": Rule("correlation of |z| with the image's edges", 0.1, above="the image's edges show in the noise",
                  below="the image's edges show in the noise"),
@@ -128,9 +128,11 @@ def gaussianity(noise: Tensor, image: Tensor | None = None) -> Gaussianity:
     floor, spread = _floors(tuple(z.shape[1:]))
     found = {name: measure(z) for name, measure in _MEASURES.items()}
     found["edge"] = _edge(z, image) if image is not None else torch.full((len(z),), math.nan, dtype=torch.float64)
-    channels = {name: _MEASURES[name](z.flatten(0, 1)).reshape(z.shape[:2]) for name in ("mean", "std", "skew", "kurtosis")}
+    moments = ("mean", "std", "skew", "kurtosis")
+    channels = {name: _MEASURES[name](z.flatten(0, 1)).reshape(z.shape[:2]) for name in moments}
     reasons = tuple(
-        tuple(r for name in FIGURES if (r := _reason(name, float(found[name][i]), floor, spread))) for i in range(len(z))
+        tuple(r for name in FIGURES if (r := _reason(name, float(found[name][i]), floor, spread)))
+        for i in range(len(z))
     )
     return Gaussianity(**found, floor=floor, spread=spread, channels=channels, reasons=reasons)
 

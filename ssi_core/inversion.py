@@ -343,5 +343,5 @@ def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Proces
         raise InputError(f"sigmas: begin at {top:g}, above the largest sigma this model and process know, {highest:g}")
     if 0 < skip < lowest * (1 - 1e-6):
         raise InputError(
-            f"skip {skip:g}: lies under the model's smallest sigma, {lowest:g}; use that or more, or 0 for the base method"
+            f"skip {skip:g}: lies under the model's smallest sigma, {lowest:g}; use more, or 0 for the base method"
         )

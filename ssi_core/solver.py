@@ -133,7 +133,7 @@ def ddim_current(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
 
 @register("ddim-target", order=1, from_zero=True)
 def ddim_target(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
-    """DDIM inversion as diffusers does it (SSI-DM Eq. 6): the network is told the level it goes to. 1 evaluation a step.
+    """DDIM inversion as diffusers does it (SSI-DM Eq. 6): D at the level it goes to. 1 evaluation a step.
 
     What the network is shown is its own state s(a) x, unchanged, as if it lay at level b. Starts at sigma 0 without
     a special case. Sampling is DDIM.
@@ -153,10 +153,9 @@ def heun(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
     for a, b in pairwise(sigmas):
         slope = (x - denoise(x, a)) / a
         reached = x + (b - a) * slope
-        if b == 0:
-            x = x - a * slope
-        else:
-            x = x + (b - a) * (slope + (reached - denoise(reached, b)) / b) / 2
+        if b > 0:
+            slope = (slope + (reached - denoise(reached, b)) / b) / 2
+        x = x + (b - a) * slope
         yield x
     return None
 

@@ -24,7 +24,8 @@ class DemoDenoiser:
     def __init__(self, path: Path, device: str | torch.device) -> None:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["demo_model"])
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+            names = file.keys()
+            weights = {name: file.get_tensor(name).float() for name in names}
         with torch.device("meta"):
             network = DemoUNet(**facts["network"])
         network.load_state_dict(weights, strict=True, assign=True)

@@ -2,7 +2,8 @@
 
 The photographs ship inside scikit-image and scikit-learn (the `train` extra). Each is split by image region: the left
 part is for training, the right part is held out (or the other way round), and a strip between them belongs to neither,
-so that no held-out pixel was ever seen. The held-out crops that the demo and the tests use are kept as one PNG beside this file.
+so that no held-out pixel was ever seen. The held-out crops that the demo and the tests use are kept as one PNG beside
+this file.
 """
 
 from __future__ import annotations

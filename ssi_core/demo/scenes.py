@@ -75,9 +75,7 @@ def _draw(u: Tensor, n: int) -> Tensor:
         phase, wave, height = vary(0, 6.28), vary(3, 7), vary(0.03, 0.12 - 0.06 * near)
         ridge = ground + 0.02 + 0.14 * near + height * torch.sin(wave * x + phase)
         lit = (0.55 + 0.45 * day) * (0.75 + 0.35 * near)
-        hill = rgb(
-            lit * (0.30 + 0.35 * dry * near), lit * (0.38 + 0.30 * green * near), lit * (0.45 - 0.30 * near)
-        )
+        hill = rgb(lit * (0.30 + 0.35 * dry * near), lit * (0.38 + 0.30 * green * near), lit * (0.45 - 0.30 * near))
         shade = 1.0 - 0.35 * ((y - ridge) / 0.5).clamp(0, 1)
         canvas = paint(canvas, inside(ridge - y), hill * shade[:, None])
 

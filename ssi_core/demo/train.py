@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,7 +25,7 @@ from .network import DemoUNet
 from .photos import photo_crops
 from .scenes import HELD_OUT, draw_scenes
 
-NETWORK = {"image_size": 32, "channels": 3, "width": 48}
+NETWORK: dict[str, Any] = {"image_size": 32, "channels": 3, "width": 48}
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
 BANDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0)
 
