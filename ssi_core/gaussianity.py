@@ -50,13 +50,18 @@ class Gaussianity(Figures):
     """Standard deviations of the same."""
     channels: dict[str, Tensor]
     """mean, std, skew and kurtosis of each channel, [B, C]."""
-    reasons: tuple[tuple[str, ...], ...]
-    """For each sample, in words, every figure that fails; empty where it passes."""
+    failures: tuple[dict[str, str], ...]
+    """For each sample, every figure that fails, and why; empty where it passes."""
+
+    @property
+    def reasons(self) -> tuple[tuple[str, ...], ...]:
+        """For each sample, in words, why it is not Gaussian; empty where it passes."""
+        return tuple(tuple(failed.values()) for failed in self.failures)
 
     @property
     def verdicts(self) -> tuple[bool, ...]:
         """One a sample: True where no figure fails."""
-        return tuple(not r for r in self.reasons)
+        return tuple(not failed for failed in self.failures)
 
     @property
     def verdict(self) -> bool:
@@ -130,11 +135,11 @@ def gaussianity(noise: Tensor, image: Tensor | None = None) -> Gaussianity:
     found["edge"] = _edge(z, image) if image is not None else torch.full((len(z),), math.nan, dtype=torch.float64)
     moments = ("mean", "std", "skew", "kurtosis")
     channels = {name: _MEASURES[name](z.flatten(0, 1)).reshape(z.shape[:2]) for name in moments}
-    reasons = tuple(
-        tuple(r for name in FIGURES if (r := _reason(name, float(found[name][i]), floor, spread)))
+    failures = tuple(
+        {name: why for name in FIGURES if (why := _reason(name, float(found[name][i]), floor, spread))}
         for i in range(len(z))
     )
-    return Gaussianity(**found, floor=floor, spread=spread, channels=channels, reasons=reasons)
+    return Gaussianity(**found, floor=floor, spread=spread, channels=channels, failures=failures)
 
 
 def _reason(name: str, value: float, floor: Figures, spread: Figures) -> str:

@@ -1,0 +1,5 @@
+"""`python -m ssi_core` is the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,382 @@
+"""The command line: `ssi`, also `python -m ssi_core`.
+
+Exit codes: 0 done; 1 the noise is not Gaussian (`ssi inspect` only); 2 bad input; 3 the model failed; 130 interrupted.
+Every file is written beside its place and then renamed, so an interrupted command leaves none half-written.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from torch import Tensor
+
+from .blend import BLENDS, blend
+from .demo import DemoDenoiser, demo_denoiser
+from .errors import Cancelled, DenoiserError, InputError
+from .gaussianity import FIGURES, Gaussianity, gaussianity
+from .image import contact_sheet, load_image, save_animation, save_image
+from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Callback, Inversion, Progress, invert, reconstruct
+from .metrics import cosine, mse, psnr, ssim
+from .schedule import exponential_sigmas, karras_sigmas
+from .solver import SOLVERS
+from .version import __version__
+
+console, errors = Console(), Console(stderr=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Real images as editable Gaussian noise: singularity skipping inversion (SSI-DM) of diffusion models.",
+    epilog="Begin with `ssi demo`, or `ssi invert photo.jpg` and `ssi reconstruct out/photo.ssi.safetensors`.",
+)
+
+SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
+
+Model = Annotated[str, typer.Option(help="The model: `demo` is the one that ships with this package.")]
+Steps = Annotated[int, typer.Option(min=1, help="Noise levels of the whole schedule, sigma_max to sigma_min.")]
+Skip = Annotated[float, typer.Option(min=0, help="sigma_skip: noise added before inverting. 0: the base method.")]
+Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
+Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
+
+
+@app.command("invert", epilog="Example: `ssi invert photos/*.jpg --steps 20 --skip 0.05 --out noises`")
+def invert_command(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any kind and size.")],
+    out: Out = Path("out"),
+    model: Model = "demo",
+    steps: Steps = 20,
+    skip: Skip = DEFAULT_SKIP,
+    solver: Solve = DEFAULT_SOLVER,
+    schedule: Schedule = "karras",
+    seed: Seed = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures inverted together.")] = 16,
+    device: Device = "auto",
+) -> None:
+    """Turn pictures into Gaussian noise.
+
+    For each picture writes NAME.ssi.safetensors (noise, schedule, provenance) and NAME.noise.png (what the noise
+    looks like, and whether it is Gaussian). Pictures are cut to their largest centred square and resized.
+    """
+    denoise = find_model(model, device)
+    pictures = [load_image(path, denoise.image_size) for path in images]
+    names = result_names(images)
+    sigmas = find_schedule(schedule, denoise, steps)
+    out = made(out)
+    nfe, reports = 0, []
+    for start in range(0, len(pictures), batch):
+        x0 = torch.cat(pictures[start : start + batch]).to(denoise.device)
+        with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
+            inversion = invert(denoise, x0, sigmas, skip=skip, solver=solver, seed=seed + start, progress=watch)
+        nfe = inversion.nfe
+        for i, name in enumerate(names[start : start + batch]):
+            one, report = single(inversion, i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
+            one.save(out / f"{name}.ssi.safetensors")
+            write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
+            warn_of_residual(one, name)
+            reports.append(report)
+    print_reports(reports, names)
+    spent(f"{nfe} evaluations a batch of up to {batch}, {len(names)} picture(s); written to {out}/")
+
+
+@app.command("reconstruct", epilog="Example: `ssi reconstruct out/photo.ssi.safetensors --original photo.jpg`")
+def reconstruct_command(
+    noise: Annotated[Path, typer.Argument(help="A .ssi.safetensors file that `ssi invert` wrote.")],
+    original: Annotated[Path | None, typer.Option(help="The picture it came from, to measure the error.")] = None,
+    out: Out = Path("out"),
+    model: Model = "demo",
+    solver: Annotated[str | None, typer.Option(help="Default: the one that inverted.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Turn noise back into the picture, on the grid that inverted it."""
+    denoise = find_model(model, device)
+    inversion = Inversion.load(noise)
+    same_model(inversion, denoise)
+    target = None if original is None else load_image(original, denoise.image_size)
+    out = made(out)
+    with progress_bar("sampling") as watch:
+        image = reconstruct(
+            denoise, inversion.noise.to(denoise.device), inversion.sigmas, solver=solver or inversion.solver,
+            process=inversion.process, progress=watch,
+        ).cpu()  # fmt: skip
+    path = out / f"{stem(noise)}.reconstructed.png"
+    save_image(image, path)
+    if target is not None:
+        table = Table("picture", "MSE", "PSNR dB", "SSIM")
+        table.add_row(stem(noise), *(f"{float(m(image, target)):.4g}" for m in (mse, psnr, ssim)))
+        console.print(table)
+    spent(f"{len(inversion.sigmas) - 1} steps; written to {path}")
+
+
+@app.command("interpolate", epilog="Example: `ssi interpolate a.jpg b.jpg --frames 24 --out morphs`")
+def interpolate_command(
+    a: Annotated[Path, typer.Argument(help="First picture, or a .ssi.safetensors file.")],
+    b: Annotated[Path, typer.Argument(help="Last picture, or a .ssi.safetensors file.")],
+    frames: Annotated[int, typer.Option(min=2, help="Frames, both ends included.")] = 16,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(BLENDS)}.")] = "slerp",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the animation, one way.")] = 2.0,
+    scale: Annotated[int, typer.Option(min=1, help="Whole-number magnification of the results.")] = 4,
+    out: Out = Path("out"),
+    model: Model = "demo",
+    steps: Steps = 20,
+    skip: Skip = DEFAULT_SKIP,
+    solver: Solve = DEFAULT_SOLVER,
+    schedule: Schedule = "karras",
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Morph one picture into another: invert both, blend the noises, sample every blend.
+
+    Writes A-B.webp (an animation, there and back) and A-B.png (all frames side by side).
+    """
+    denoise = find_model(model, device)
+    out = made(out)
+    ends = []
+    for i, path in enumerate((a, b)):
+        if path.suffix == ".safetensors":
+            inversion = Inversion.load(path)
+            same_model(inversion, denoise)
+        else:
+            x0 = load_image(path, denoise.image_size).to(denoise.device)
+            sigmas = find_schedule(schedule, denoise, steps)
+            with progress_bar(f"inverting {path.name}") as watch:
+                inversion = invert(denoise, x0, sigmas, skip=skip, solver=solver, seed=seed + i, progress=watch)
+        ends.append(inversion)
+    first, last = ends
+    if first.process != last.process or not torch.equal(first.sigmas, last.sigmas) or first.solver != last.solver:
+        raise InputError(
+            f"{a} and {b}: were inverted differently (process, schedule, skip or solver); invert them alike"
+        )
+    noises = [inversion.noise.to(denoise.device) for inversion in ends]
+    similarity = float(cosine(*noises))
+    if similarity > 0.5:
+        warn(f"the two noises are alike (cosine {similarity:.2f}): other seeds would move it more")
+    rows = [[1 - i / (frames - 1), i / (frames - 1)] for i in range(frames)]
+    blended = blend(noises, rows, method=method)
+    with progress_bar("sampling frames") as watch:
+        morph = reconstruct(denoise, blended, first.sigmas, solver=first.solver, process=first.process, progress=watch)
+    path = out / f"{stem(a)}-{stem(b)}.webp"
+    save_animation(morph.cpu(), path, seconds=seconds, scale=scale)
+    save_image(contact_sheet([morph.cpu()], scale=scale), path.with_suffix(".png"))
+    verdicts = gaussianity(blended).verdicts
+    spent(f"{sum(verdicts)} of {frames} blends are Gaussian by every figure; cosine of the two ends {similarity:.3f}")
+    spent(f"{frames} frames; written to {path} and {path.with_suffix('.png').name}")
+
+
+@app.command("inspect", epilog="Example: `ssi inspect out/photo.ssi.safetensors --image photo.jpg`")
+def inspect_command(
+    noise: Annotated[Path, typer.Argument(help="A .ssi.safetensors file.")],
+    image: Annotated[Path | None, typer.Option(help="The picture it came from: are its edges in the noise?")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also draw the figures into this picture (.png, .svg).")] = None,
+) -> None:
+    """Say whether a noise is Gaussian, figure by figure, beside what true Gaussian noise of its shape reaches.
+
+    Exit code 1 when it is not.
+    """
+    inversion = Inversion.load(noise)
+    source = None if image is None else load_image(image, inversion.noise.shape[-1])
+    report = gaussianity(inversion.noise, source)
+    print_reports([report], [stem(noise)])
+    facts = inversion.facts
+    console.print(
+        f"inverted by [b]{inversion.solver}[/b], sigma_skip {inversion.skip:g}, {len(inversion.sigmas) - 1} levels, "
+        f"{inversion.nfe} evaluations, seed {inversion.seeds[0]}, model {facts.get('model')}, ssi {facts.get('ssi')}",
+        highlight=False,
+    )
+    if out is not None:
+        write_noise_figure(inversion.noise, report, out, stem(noise))
+    if not report.verdict:
+        raise typer.Exit(1)
+
+
+@app.command("demo", epilog="Example: `ssi demo --out out/demo`")
+def demo_command(out: Out = Path("out/demo"), device: Device = "auto") -> None:
+    """Show what the usual inversion does, what SSI does, and a morph, on pictures the demo model never saw.
+
+    Writes demo.png (all of it at a glance), morph.webp, metrics.json and the inversions.
+    """
+    from .demo.run import run_demo
+
+    denoise = find_model("demo", device)
+    with task_bar() as task:
+        tables = run_demo(denoise, made(out), task)
+    for title, columns, rows in tables:
+        table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    spent(f"look at {out / 'demo.png'} and {out / 'morph.webp'}")
+
+
+def find_model(name: str, device: str) -> DemoDenoiser:
+    """The denoiser that `--model` and `--device` name."""
+    if name != "demo":
+        raise InputError(f"model {name!r}: unknown; the one that ships with this package is 'demo'")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r}: cannot be used ({str(error).splitlines()[0]})") from None
+    return demo_denoiser(device)
+
+
+def find_schedule(name: str, denoise: DemoDenoiser, steps: int) -> Tensor:
+    """The schedule that `--schedule` names, over the model's range."""
+    if name not in SCHEDULES:
+        raise InputError(f"schedule {name!r}: unknown; known are {', '.join(SCHEDULES)}")
+    return SCHEDULES[name](steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+
+
+def same_model(inversion: Inversion, denoise: DemoDenoiser) -> None:
+    made_with = inversion.facts.get("model")
+    if made_with != denoise.signature:
+        warn(f"this noise was made with model {made_with}, not {denoise.signature}: it will not give the same picture")
+
+
+def single(inversion: Inversion, i: int) -> Inversion:
+    """Sample i of a batch, as the inversion it would have been alone."""
+    from dataclasses import replace
+
+    hashes = inversion.facts["images_sha256"][i : i + 1]
+    return replace(
+        inversion, noise=inversion.noise[i : i + 1], seeds=inversion.seeds[i : i + 1],
+        residual=None if inversion.residual is None else inversion.residual[i : i + 1],
+        facts={**inversion.facts, "images_sha256": hashes},
+    )  # fmt: skip
+
+
+def result_names(paths: list[Path]) -> list[str]:
+    """File stems, made unique where two pictures share one."""
+    names: list[str] = []
+    for path in paths:
+        name, n = path.stem, 2
+        while name in names:
+            name, n = f"{path.stem}-{n}", n + 1
+        names.append(name)
+    return names
+
+
+def stem(path: Path) -> str:
+    return path.name.removesuffix(".safetensors").removesuffix(".ssi") if path.suffix == ".safetensors" else path.stem
+
+
+def made(folder: Path) -> Path:
+    """The output folder, made if it is missing.
+
+    Raises:
+        InputError: it cannot be made, or a file stands in its place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {folder}: cannot be made ({error.strerror})") from None
+    return folder
+
+
+def write_noise_figure(noise: Tensor, report: Gaussianity, path: Path, title: str) -> None:
+    from .plot import noise_figure, save_figure  # matplotlib takes a second to import
+
+    save_figure(noise_figure(noise, report, title=title), path)
+
+
+def print_reports(reports: list[Gaussianity], names: list[str]) -> None:
+    """The figures of the first four noises beside those of true noise, and every verdict in words."""
+    first = reports[:4]
+    table = Table("figure", *names[:4], "true noise")
+    for figure in FIGURES:
+        values = [float(getattr(report, figure)) for report in first]
+        if not math.isnan(values[0]):
+            row = [f"{value:.3f}" for value in values]
+            table.add_row(figure, *row, f"[dim]{float(getattr(first[0].floor, figure)):.3f}[/]")
+    table.add_row("verdict", *("[green]Gaussian[/]" if r.verdict else "[red]not Gaussian[/]" for r in first), "")
+    console.print(table)
+    for name, report in zip(names, reports, strict=True):
+        for reason in report.reasons[0]:
+            console.print(f"  {name}: {reason}", highlight=False)
+    if not all(report.verdict for report in reports):
+        warn(
+            "noise that is not Gaussian edits badly: the picture may lie outside what the model knows, "
+            "or sigma_skip be too small"
+        )
+
+
+def warn_of_residual(inversion: Inversion, name: str) -> None:
+    if inversion.residual is not None and float(inversion.residual.max()) > 1e-4:
+        residual = float(inversion.residual.max())
+        warn(f"{name}: {inversion.solver} did not converge (largest relative residual {residual:.1e})")
+
+
+def warn(message: str) -> None:
+    errors.print(f"[yellow]note:[/] {message}", highlight=False)
+
+
+def spent(message: str) -> None:
+    console.print(message, highlight=False)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callback]:
+    """A bar over the steps of one integration, as a progress callback."""
+    with _bars() as bars:
+        row = bars.add_task(what, total=None)
+
+        def watch(now: Progress) -> None:
+            bars.update(row, completed=now.step, total=now.steps)
+
+        yield watch
+
+
+@contextmanager
+def task_bar() -> Iterator[Any]:
+    """A bar over the parts of a longer job: call it with (part, done, of)."""
+    with _bars() as bars:
+        row = bars.add_task("starting", total=None)
+
+        def watch(part: str, done: int, of: int) -> None:
+            bars.update(row, description=part, completed=done, total=of)
+
+        yield watch
+
+
+def _bars() -> Bars:
+    return Bars(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=errors, transient=True,
+    )  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        console.print(f"ssi {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; turns what users can mend into one line on stderr, and never a traceback."""
+    try:
+        app(arguments)
+    except (InputError, DenoiserError, Cancelled) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, InputError) else 3)
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing was left half-written")
+        sys.exit(130)

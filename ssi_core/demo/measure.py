@@ -1,0 +1,138 @@
+"""What the demo measures: one inversion there and back, summed up; and the claims that rest on several."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..gaussianity import FIGURES, Gaussianity, gaussianity
+from ..inversion import Callback, Inversion, Progress, integrate, invert, reconstruct, unit_noise
+from ..metrics import cosine, mse, psnr, ssim
+from ..schedule import karras_sigmas
+from .model import DemoDenoiser
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to invert; sampling is done on the inversion's own grid with the same solver."""
+
+    solver: str
+    steps: int
+    skip: float
+
+    def __str__(self) -> str:
+        return f"{'SSI ' + format(self.skip, 'g') if self.skip else 'base'}, {self.solver}, N={self.steps}"
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Images, what they were inverted to, and what came back."""
+
+    setting: Setting
+    images: Tensor
+    inversion: Inversion
+    image: Tensor
+    """The reconstruction, [B, 3, H, W]."""
+    nfe: int
+    """Evaluations there and back."""
+
+    @cached_property
+    def report(self) -> Gaussianity:
+        return gaussianity(self.inversion.noise, self.images)
+
+    @cached_property
+    def mse(self) -> Tensor:
+        return mse(self.image, self.images)
+
+    def summary(self) -> dict[str, float]:
+        """Means over the images, with medians where a few bad images could hide behind a mean."""
+        figures = {name: float(getattr(self.report, name).mean()) for name in FIGURES}
+        decibels = psnr(self.image, self.images)
+        return {
+            **figures,
+            "gaussian_share": sum(self.report.verdicts) / len(self.images),
+            "mse": float(self.mse.mean()),
+            "mse_median": float(self.mse.median()),
+            "psnr": float(decibels.mean()),
+            "psnr_median": float(decibels.median()),
+            "ssim": float(ssim(self.image, self.images).mean()),
+            "nfe": self.nfe,
+        }
+
+
+@dataclass
+class Laboratory:
+    """Runs settings on one model, each only once."""
+
+    denoise: DemoDenoiser
+    progress: Callback | None = None
+    _done: dict[tuple[str, Setting, int], RoundTrip] = field(default_factory=dict)
+
+    def sigmas(self, steps: int) -> Tensor:
+        return karras_sigmas(steps, sigma_min=self.denoise.sigma_min, sigma_max=self.denoise.sigma_max)
+
+    def round_trip(self, name: str, images: Tensor, setting: Setting, seed: int = 0) -> RoundTrip:
+        """Invert and reconstruct `images`, which `name` must identify."""
+        key = (name, setting, seed)
+        if key not in self._done:
+            inversion = invert(
+                self.denoise, images, self.sigmas(setting.steps), skip=setting.skip, solver=setting.solver,
+                seed=seed, progress=self.progress,
+            )  # fmt: skip
+            start = inversion.process.from_noise(inversion.noise, float(inversion.sigmas[0]))
+            down = integrate(self.denoise, start, inversion.sigmas.tolist(), setting.solver, progress=self.progress)
+            self._done[key] = RoundTrip(setting, images, inversion, down.x, inversion.nfe + down.nfe)
+        return self._done[key]
+
+    def damage(self, trip: RoundTrip, share: float = 0.05) -> Tensor:
+        """MSE [B] to the images after `share` of fresh unit noise, the same for every method, was added to the latent."""
+        fresh = unit_noise(trip.images, range(10_000, 10_000 + len(trip.images)))
+        disturbed = reconstruct(
+            self.denoise, trip.inversion.noise + share * fresh, trip.inversion.sigmas, solver=trip.setting.solver,
+            progress=self.progress,
+        )  # fmt: skip
+        return mse(disturbed, trip.images)
+
+    def seed_cosine(self, name: str, images: Tensor, setting: Setting) -> Tensor:
+        """Cosine [B] between the noises that two seeds give of one image."""
+        one, two = (self.round_trip(name, images, setting, seed) for seed in (0, 5000))
+        return cosine(one.inversion.noise, two.inversion.noise)
+
+    def singularity_curve(self, count: int = 32, steps: int = 64) -> tuple[Tensor, Tensor, float]:
+        """|D(x, sigma) - x| / (sigma sqrt(d)) along sampling trajectories (SSI-DM Fig. 4 and 14), and its knee.
+
+        On data of low dimension the exact curve goes to a constant as sigma falls: the score grows like 1/sigma. A
+        network follows until it no longer resolves the singularity; from there on its curve falls with sigma. The knee
+        is where that fall sets in: the largest sigma under 0.5 at which the slope of ln(curve) against ln(sigma)
+        exceeds 0.06. (A curve P / sqrt(1 + (k / sigma)^2) has that slope where it reaches 97% of its plateau P.)
+
+        Returns:
+            (sigmas [steps], mean curve [steps], knee).
+        """
+        shape = torch.empty(count, self.denoise.channels, self.denoise.image_size, self.denoise.image_size)
+        noise = unit_noise(shape, range(20_000, 20_000 + count)).to(self.denoise.device)
+        grid = self.sigmas(steps)
+        curve: list[float] = []
+
+        def watch(now: Progress) -> bool | None:
+            # `denoised` was estimated where the step began, so the state there is needed, not the one reached.
+            step = (now.denoised - before[0]).flatten(1).norm(dim=1)
+            curve.append(float(step.mean()) / (float(grid[now.step - 1]) * math.sqrt(now.x[0].numel())))
+            before[0] = now.x
+            return self.progress(now) if self.progress else None
+
+        before = [noise * float(grid[0])]
+        integrate(self.denoise, before[0], grid.tolist(), "dpmpp-2m", progress=watch)
+        levels, values = grid[:-1], torch.tensor(curve, dtype=torch.float64)
+        slope = values.log().diff() / levels.log().diff()
+        falling = (slope > 0.06) & (levels[1:] < 0.5)
+        return levels, values, float(levels[1:][falling].max()) if bool(falling.any()) else 0.0
+
+
+def share_better(ours: RoundTrip, theirs: RoundTrip) -> float:
+    """On what share of the images `ours` has the smaller MSE."""
+    return float((ours.mse < theirs.mse).double().mean())
