@@ -26,7 +26,8 @@ def demo_figure(
         "held-out drawn scenes, held-out photo crops, and a test card the model does not know",
         fontsize=14,
     )
-    top, bottom = figure.subfigures(2, 1, height_ratios=[6.4, 5.2]).tolist()
+    halves = figure.add_gridspec(2, 1, height_ratios=[6.4, 5.2])
+    top, bottom = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
 
     shown = [("scenes", 0), ("scenes", 3), ("photos", 4), ("photos", 5), ("foreign", 0)]
     columns: list[tuple[str, str]] = [
