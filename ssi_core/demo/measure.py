@@ -89,7 +89,7 @@ class Laboratory:
         return self._done[key]
 
     def damage(self, trip: RoundTrip, share: float = 0.05) -> Tensor:
-        """MSE [B] to the images after `share` of fresh unit noise (the same for all methods) was added to the latent."""
+        """MSE [B] to the images after `share` of fresh unit noise (the same for all methods) went into the latent."""
         fresh = unit_noise(trip.images, range(10_000, 10_000 + len(trip.images)))
         disturbed = reconstruct(
             self.denoise, trip.inversion.noise + share * fresh, trip.inversion.sigmas, solver=trip.setting.solver,
