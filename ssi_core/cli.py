@@ -7,6 +7,7 @@ Every file is written beside its place and then renamed, so an interrupted comma
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -370,13 +371,22 @@ def version_option(
         raise typer.Exit
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which Typer would turn into "Aborted" and exit code 1."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _Interrupted
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; turns what users can mend into one line on stderr, and never a traceback."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 3)
-    except KeyboardInterrupt:
+    except _Interrupted:
         errors.print("interrupted; nothing was left half-written")
         sys.exit(130)
