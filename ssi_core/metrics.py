@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import kornia.metrics
 import torch
 from torch import Tensor
 
@@ -30,11 +29,13 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     Raises:
         InputError: shapes differ, or the image is smaller than the window.
     """
+    from kornia.metrics import ssim as ssim_map  # a second to import, which most users of the engine never need
+
     _check(image, reference)
     if min(image.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"image: {tuple(image.shape[-2:])} is smaller than SSIM's window of {SSIM_WINDOW}")
     a, b = ((x.float().clamp(-1, 1) + 1) / 2 for x in (image, reference))
-    return kornia.metrics.ssim(a, b, SSIM_WINDOW).flatten(1).mean(1).double()
+    return ssim_map(a, b, SSIM_WINDOW).flatten(1).mean(1).double()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
