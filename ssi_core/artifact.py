@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -66,7 +67,8 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], fac
         facts: JSON-serialisable provenance.
     """
     document = json.dumps({"format": FORMAT, "kind": kind, "facts": dict(facts)}, sort_keys=True)
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Cloned, because safetensors refuses tensors that share storage.
+    whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     with replacing(path) as beside:
         save_file(whole, beside, metadata={"ssi": document})
 

@@ -87,7 +87,13 @@ def blend(noises: Sequence[Tensor], weights: Weights, method: str = "gram") -> T
         raise InputError("weights: all weights of a blend are zero, so it has no direction")
     first = noises[0]
     rows = rows.to(first.device)
-    frames = [BLENDS[method](vectors, row) for row in rows.reshape(-1, len(noises))]
+    if method == "slerp" and len(noises) != 2:
+        raise InputError(f"method 'slerp': takes two noises, found {len(noises)}; use 'gram' or 'karcher'")
+    frames = []
+    for row in rows.reshape(-1, len(noises)):
+        # All weight on one noise is that noise, bit for bit; only lerp minds how much weight.
+        alone = method != "lerp" and int((row != 0).sum()) == 1 and float(row.max()) > 0
+        frames.append(vectors[int(row.argmax())] if alone else BLENDS[method](vectors, row))
     result = torch.stack(frames, dim=1)  # [B, F, d]
     return result.reshape(-1, *first.shape[1:]).to(first.dtype)
 
@@ -107,8 +113,6 @@ def gram(vectors: Tensor, weights: Tensor) -> Tensor:
 
 @register("slerp")
 def _slerp(vectors: Tensor, weights: Tensor) -> Tensor:
-    if len(vectors) != 2:
-        raise InputError(f"method 'slerp': takes two noises, found {len(vectors)}; use 'gram' or 'karcher'")
     total = weights.sum()
     if total == 0:
         raise InputError("weights: of a slerp must not sum to zero")
@@ -193,7 +197,7 @@ def _perpendicular(u: Tensor) -> Tensor:
     axis = torch.zeros_like(u)
     axis.scatter_(1, u.abs().argmin(1, keepdim=True), 1.0)
     across = axis - (axis * u).sum(1, keepdim=True) * u
-    return across / across.norm(dim=1, keepdim=True)
+    return across / across.norm(dim=1, keepdim=True).clamp_min(1e-300)
 
 
 def _scaled_to(z: Tensor, radius: Tensor, otherwise: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class Figures:
     kurtosis: Tensor
     lag1_h: Tensor
     lag1_v: Tensor
+    lag1_t: Tensor
     flatness: Tensor
     block_std: Tensor
     edge: Tensor
@@ -96,6 +97,7 @@ FIGURES: dict[str, Rule] = {
     "kurtosis": Rule("excess kurtosis", 0.3, above="too many extreme values", below="too few extreme values"),
     "lag1_h": Rule("signed correlation of horizontal neighbours", 0.04, above=_STRUCTURE, below="neighbours alternate"),
     "lag1_v": Rule("signed correlation of vertical neighbours", 0.04, above=_STRUCTURE, below="neighbours alternate"),
+    "lag1_t": Rule("signed correlation of successive frames", 0.04, above="frames repeat", below="frames alternate"),
     "flatness": Rule("flatness of the radial spectrum", 0.05, below="some spatial frequencies dominate"),
     "block_std": Rule(
         f"spread of the standard deviation over {BLOCK}x{BLOCK} blocks", 0.05, above="some regions are quieter"
@@ -153,7 +155,7 @@ def _reason(name: str, value: float, floor: Figures, spread: Figures) -> str:
 def _floors(shape: tuple[int, ...]) -> tuple[Figures, Figures]:
     """Means and standard deviations of every figure over true Gaussian noise, by Monte Carlo with a fixed seed."""
     size = math.prod(shape)
-    draws = int(min(256, max(24, 2e7 // size)))
+    draws = int(min(1024, max(24, 2e7 // size)))
     generator = torch.Generator().manual_seed(20260203)
     collected: dict[str, list[Tensor]] = {name: [] for name in FIGURES}
     chunk = max(1, int(4e6 // size))
@@ -165,9 +167,25 @@ def _floors(shape: tuple[int, ...]) -> tuple[Figures, Figures]:
     # |z| is independent of any image, so the floor of a correlation over `pixels` values needs no Monte Carlo.
     collected["edge"] = [torch.tensor([-1.0, 1.0], dtype=torch.float64) / math.sqrt(max(pixels - 1, 1))]
     stacked = {name: torch.cat(values) for name, values in collected.items()}
-    floor = Figures(**{name: v.mean() for name, v in stacked.items()})
+    means = {name: v.mean() for name, v in stacked.items()} | _exact_floors(shape)
+    floor = Figures(**means)
     spread = Figures(**{name: v.std(correction=0) for name, v in stacked.items()})
     return floor, spread
+
+
+def _exact_floors(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """E|r| of n independent Gaussian pairs, Gamma((n-1)/2) / (sqrt(pi) Gamma(n/2)), where figures are means of it."""
+
+    def expected(n: int) -> Tensor:
+        value = math.exp(math.lgamma((n - 1) / 2) - math.lgamma(n / 2)) / math.sqrt(math.pi)
+        return torch.tensor(value, dtype=torch.float64)
+
+    exact = {}
+    if shape[0] >= 2 and math.prod(shape[1:]) >= 3:
+        exact["chan"] = expected(math.prod(shape[1:]))
+    if len(shape) >= 3 and min(shape[-2:]) >= 3:
+        exact |= {"hori": expected(shape[-2]), "vert": expected(shape[-1])}
+    return exact
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
@@ -292,6 +310,7 @@ _MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
     "kurtosis": _moment(4),
     "lag1_h": _lag1(-1),
     "lag1_v": _lag1(-2),
+    "lag1_t": _lag1(-3),
     "flatness": _flatness,
     "block_std": _block_std,
 }

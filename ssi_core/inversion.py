@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,8 +112,12 @@ class Inversion:
                 seeds=tuple(facts["seeds"]), states=tensors.get("states"), residual=tensors.get("residual"),
                 facts=facts["facts"],
             )  # fmt: skip
+        except InputError:
+            raise
         except KeyError as error:
             raise InputError(f"artefact {path}: lacks {error}") from None
+        except (ValueError, TypeError) as error:
+            raise InputError(f"artefact {path}: its provenance cannot be read ({error})") from error
 
 
 def invert(
@@ -162,14 +168,21 @@ def invert(
     rising = way_back.flip(0).tolist()
     if skip > 0 or not entry.from_zero:
         rising = rising[1:]
+    if len(rising) < 2:
+        raise InputError(
+            f"sigmas: one level alone leaves solver {entry.name!r} no step, since it cannot start at 0; use more steps "
+            f"or a skip"
+        )
     injected = unit_noise(x0, seeds) if skip > 0 else torch.zeros_like(x0)
     start = process.inject(x0, injected, rising[0])
     walk = integrate(denoise, start, rising, entry, process, keep_states=keep_states, progress=progress)
 
     nfe, top = walk.nfe, rising[-1]
     if entry.ends_in_eps:
-        guarded = _Guarded(denoise, process, steps=0)
-        noise = process.predicted_noise(walk.x, guarded(walk.x, top), top)
+        guarded = _Guarded(denoise, process, steps=len(rising) - 1)
+        guarded.step = guarded.steps - 1  # it belongs to the last step
+        with torch.no_grad():
+            noise = process.predicted_noise(walk.x, guarded(walk.x, top), top)
         nfe += guarded.nfe
     else:
         noise = process.to_noise(walk.x, top)
@@ -293,9 +306,16 @@ def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
     """One seed a sample: `seed + i`, or the given ones.
 
     Raises:
-        InputError: another number of seeds than samples, or a seed outside 0..2**63 - 1.
+        InputError: another number of seeds than samples, or one that is no whole number in 0..2**63 - 1.
     """
-    seeds = tuple(range(seed, seed + batch)) if isinstance(seed, int) else tuple(int(s) for s in seed)
+    try:
+        single = np.ndim(seed) == 0
+        numbers: Sequence[Any] = [seed] if single else list(seed)  # type: ignore[arg-type]
+        seeds = tuple(operator.index(number) for number in numbers)  # also NumPy's and torch's
+    except TypeError:
+        raise InputError(f"seed {seed!r}: must be a whole number, or one an image") from None
+    if single:
+        seeds = tuple(seeds[0] + i for i in range(batch))
     if len(seeds) != batch:
         raise InputError(f"seed: {len(seeds)} seeds for {batch} images; give one an image, or a single number")
     if min(seeds) < 0 or max(seeds) >= 2**63:
@@ -334,14 +354,16 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
 
 def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
     """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
-    top = float(levels[0])
+    top, bottom = float(levels[0]), float(levels[-2])
     lowest, highest = 0.0, process.sigma_limit
     for side in (denoise, process):
         lowest = max(lowest, getattr(side, "sigma_min", None) or 0.0)
         highest = min(highest, getattr(side, "sigma_max", None) or math.inf)
     if top > highest * (1 + 1e-6):
         raise InputError(f"sigmas: begin at {top:g}, above the largest sigma this model and process know, {highest:g}")
-    if 0 < skip < lowest * (1 - 1e-6):
+    if bottom < lowest * (1 - 1e-6):
+        if skip == 0:
+            raise InputError(f"sigmas: go down to {bottom:g}, under the model's smallest sigma, {lowest:g}")
         raise InputError(
             f"skip {skip:g}: lies under the model's smallest sigma, {lowest:g}; use more, or 0 for the base method"
         )

@@ -42,7 +42,7 @@ def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str
 
     for i in range(min(len(plane), 3)):
         axes = figure.add_subplot(grid[0, i])
-        axes.imshow(plane[i], cmap="gray", vmin=-3, vmax=3, interpolation="nearest")
+        axes.imshow(plane[i].numpy(), cmap="gray", vmin=-3, vmax=3, interpolation="nearest")
         axes.set_title(f"channel {i}", fontsize=9)
         axes.axis("off")
 
@@ -51,13 +51,13 @@ def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str
     counts = torch.histogram(z.flatten(), edges, density=True).hist
     axes.stairs(counts.numpy(), edges.numpy(), fill=True, color="#9fb8d0")
     centre = torch.linspace(-5, 5, 201)
-    axes.plot(centre, torch.exp(-(centre**2) / 2) / math.sqrt(2 * math.pi), color=NEUTRAL, lw=1.2)
+    axes.plot(centre.numpy(), (torch.exp(-(centre**2) / 2) / math.sqrt(2 * math.pi)).numpy(), color=NEUTRAL, lw=1.2)
     axes.set_title("values, and the normal curve", fontsize=9)
     axes.set_yticks([])
 
     axes = figure.add_subplot(grid[1, 0:2])
     frequency, power = radial_spectrum(plane)
-    axes.plot(frequency, power, color=GOOD if passed else BAD, marker=".")
+    axes.plot(frequency.numpy(), power.numpy(), color=GOOD if passed else BAD, marker=".")
     axes.axhline(1, color=NEUTRAL, lw=1, ls="--")
     axes.set_yscale("log")
     axes.set_ylim(min(0.3, float(power.min()) * 0.8), max(3.0, float(power.max()) * 1.2))
@@ -65,7 +65,9 @@ def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str
     axes.set_xlabel("cycles per pixel", fontsize=8)
 
     axes = figure.add_subplot(grid[1, 2:4])
-    shown = axes.imshow(neighbour_correlations(plane), cmap="RdBu", vmin=-0.2, vmax=0.2, extent=(-3.5, 3.5, 3.5, -3.5))
+    shown = axes.imshow(
+        neighbour_correlations(plane).numpy(), cmap="RdBu", vmin=-0.2, vmax=0.2, extent=(-3.5, 3.5, 3.5, -3.5)
+    )
     axes.set_title("correlation with neighbours", fontsize=9)
     figure.colorbar(shown, ax=axes, shrink=0.8)
 

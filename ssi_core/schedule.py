@@ -145,7 +145,7 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
         raise InputError(f"grid {grid!r}: must be 'keep' or 'spread'")
     positive = levels[:-1]
     kept = positive[positive > skip * (1 + 1e-9)]
-    if grid == "spread":
+    if grid == "spread" and len(positive) > 1:
         return _ended(_pinned(_stretched(positive, skip), skip, float(levels[0])))
     if len(kept) > 1 and float(kept[-1] / skip) ** 4 < float(kept[-2] / kept[-1]):
         kept = kept[:-1]

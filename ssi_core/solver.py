@@ -250,10 +250,11 @@ def exact(
 ) -> Walk:
     """The inverse of the Euler sampler's step, solved to `tolerance` with Anderson acceleration.
 
-    Each sample stops by itself when |x_a - Euler(y)| <= tolerance |y| (root mean squares), so that its result does
-    not depend on its batch. One that does not get there in `iterations` evaluations keeps its best iterate, and the
-    residual that is returned says so. Away from sigma 0 the equation D(y, b) = x0 is solved, which has no solution
-    for an image off the model's manifold: expect no convergence at skip 0 on real images. Sampling is Euler.
+    Each sample stops by itself when |x_a - Euler(y)| <= tolerance (|x_a| + b sqrt(d)), the size of a state at level b,
+    so that its result does not depend on its batch. One that does not get there in `iterations` evaluations keeps its
+    best iterate, and the residual that is returned says so. Away from sigma 0 the equation D(y, b) = x0 is solved,
+    which has no solution for an image off the model's manifold: expect no convergence at skip 0 on real images.
+    Sampling is Euler.
     """
     if falling(sigmas):
         return (yield from euler(denoise, x, sigmas))
@@ -290,13 +291,15 @@ def _euler_preimage(
     the best that any theta does.
     """
     r = (b - a) / b
+    # What a state at b measures; not |y|, which an equation without a solution drives to infinity.
+    size = x.flatten(1).norm(dim=1) + b * math.sqrt(x[0].numel())
 
     def image(y: Tensor, D: Tensor) -> Tensor:
         return (x + r * (y / 2 - D)) / (1 - r / 2)
 
     def residual(y: Tensor, D: Tensor) -> Tensor:
         left = (x - D - (1 - r) * (y - D)).flatten(1)
-        return left.norm(dim=1) / y.flatten(1).norm(dim=1).clamp_min(torch.finfo(y.dtype).tiny)
+        return left.norm(dim=1) / size
 
     return image, residual
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..image import contact_sheet, to_pixels
 from ..plot import BAD, GOOD, NEUTRAL
-from .measure import RoundTrip, Setting
+from .measure import Plan, RoundTrip
 
 Trips = dict[str, dict[str, RoundTrip]]
 
 
-def demo_figure(
-    trips: Trips, curve: tuple[Tensor, Tensor, float], morphs: dict[str, Tensor], settings: Sequence[Setting]
-) -> Figure:
+def demo_figure(plan: Plan, trips: Trips, curve: tuple[Tensor, Tensor, float], morphs: dict[str, Tensor]) -> Figure:
     """Lay out: pictures and their noises, reconstructions with errors, morphs, quality against NFE, the curve."""
-    base_few, ssi_few, _, _, base_40, ssi_40, base_many, ssi_many, *_ = (str(s) for s in settings)
+    (base_few, ssi_few), (base_40, ssi_40), (base_many, ssi_many) = (
+        (str(base), str(ssi)) for base, ssi in (plan.pairs[role] for role in ("few", "middle", "many"))
+    )
     figure = Figure(figsize=(17, 15.5), layout="constrained")
     figure.suptitle(
         "Inverting real images: the usual way (base) and by skipping the singularity (SSI)\n"
@@ -65,7 +63,7 @@ def demo_figure(
 
     _singularity(bottom.add_subplot(grid[1, 0]), curve)
     _histogram(bottom.add_subplot(grid[1, 1]), trips, base_40, ssi_40)
-    _quality(bottom.add_subplot(grid[1, 2]), trips, settings)
+    _quality(bottom.add_subplot(grid[1, 2]), trips)
     return figure
 
 
@@ -81,7 +79,7 @@ def _picture(trip: RoundTrip, i: int, what: str) -> object:
 
 def _singularity(panel, curve: tuple[Tensor, Tensor, float]) -> None:  # type: ignore[no-untyped-def]
     sigmas, values, knee = curve
-    panel.semilogx(sigmas, values, color=NEUTRAL, marker=".")
+    panel.semilogx(sigmas.numpy(), values.numpy(), color=NEUTRAL, marker=".")
     panel.axvline(knee, color=BAD, ls="--")
     panel.text(knee * 1.1, 0.08, f"knee, sigma {knee:.3f}", color=BAD)
     panel.set_ylim(0, 1.08)
@@ -96,17 +94,18 @@ def _histogram(panel, trips: Trips, base: str, ssi: str) -> None:  # type: ignor
         noise = trips["scenes"][setting].inversion.noise.float().cpu().flatten()
         counts = torch.histogram(noise, edges, density=True).hist
         panel.stairs(counts.numpy(), edges.numpy(), color=colour, lw=1.6, label=setting)
-    panel.plot(edges, torch.exp(-(edges**2) / 2) / (2 * torch.pi) ** 0.5, color=NEUTRAL, ls="--", label="normal curve")
+    normal = torch.exp(-(edges**2) / 2) / (2 * torch.pi) ** 0.5
+    panel.plot(edges.numpy(), normal.numpy(), color=NEUTRAL, ls="--", label="normal curve")
     panel.set_yticks([])
     panel.legend(fontsize=8, loc="upper left")
     panel.set_title("values of the noise, 32 held-out scenes", fontsize=10)
 
 
-def _quality(panel, trips: Trips, settings: Sequence[Setting]) -> None:  # type: ignore[no-untyped-def]
+def _quality(panel, trips: Trips) -> None:  # type: ignore[no-untyped-def]
     """Both at once: how good the picture is and whether the noise is Gaussian, so that neither hides the other."""
     for name, marker in (("scenes", "o"), ("photos", "^")):
-        for setting in settings:
-            summary = trips[name][str(setting)].summary()
+        for trip in trips[name].values():
+            setting, summary = trip.setting, trip.summary()
             colour = GOOD if setting.skip else BAD
             filled = colour if setting.solver != "euler" else "none"
             panel.scatter(summary["nfe"], summary["psnr"], marker=marker, edgecolors=colour, facecolors=filled, s=70)

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from ..gaussianity import FIGURES, Gaussianity, gaussianity
-from ..inversion import Callback, Inversion, Progress, integrate, invert, reconstruct, unit_noise
+from ..inversion import (
+    DEFAULT_SKIP,
+    DEFAULT_SOLVER,
+    Callback,
+    Inversion,
+    Progress,
+    integrate,
+    invert,
+    reconstruct,
+    unit_noise,
+)
 from ..metrics import cosine, mse, psnr, ssim
 from ..schedule import karras_sigmas
 from .model import DemoDenoiser
@@ -26,6 +36,44 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{'SSI ' + format(self.skip, 'g') if self.skip else 'base'}, {self.solver}, N={self.steps}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo runs: how many images of each kind, and at how many steps each method is looked at."""
+
+    count: int = 32
+    few: int = 10
+    some: int = 20
+    middle: int = 40
+    many: int = 100
+    paper: int = 200
+    """The paper's own number of steps; scenes only, for its cost."""
+
+    @property
+    def pairs(self) -> dict[str, tuple[Setting, Setting]]:
+        """Role -> (base, SSI) with everything but the skip alike."""
+        return {
+            "few": (Setting("euler", self.few, 0.0), Setting("euler", self.few, 0.05)),
+            "some": (Setting("euler", self.some, 0.0), Setting("euler", self.some, 0.05)),
+            "middle": (Setting("euler", self.middle, 0.0), Setting("euler", self.middle, 0.1)),
+            "many": (Setting("euler", self.many, 0.0), Setting("euler", self.many, 0.1)),
+            "default": (
+                Setting(DEFAULT_SOLVER, self.some, 0.0),
+                Setting(DEFAULT_SOLVER, self.some, DEFAULT_SKIP),
+            ),
+        }
+
+    @property
+    def paper_way(self) -> Setting:
+        return Setting("euler", self.paper, 0.1)
+
+    @property
+    def frugal(self) -> Setting:
+        return Setting(DEFAULT_SOLVER, 12, DEFAULT_SKIP)
+
+    def settings(self, scenes: bool) -> list[Setting]:
+        return [s for pair in self.pairs.values() for s in pair] + [self.frugal] + [self.paper_way] * scenes
 
 
 @dataclass(frozen=True)

@@ -23,24 +23,14 @@ from ..inversion import Progress, reconstruct
 from ..plot import save_figure
 from ..version import __version__
 from .figure import demo_figure
-from .measure import Laboratory, RoundTrip, Setting, share_better
+from .measure import Laboratory, Plan, RoundTrip, share_better
 from .model import DemoDenoiser
 from .photos import held_out_photos
 from .scenes import HELD_OUT, draw_scenes
 
-COUNT = 32
 Task = Callable[[str, int, int], None]
 Table = tuple[str, Sequence[str], list[list[str]]]
 
-BASE_40, SSI_40 = Setting("euler", 40, 0.0), Setting("euler", 40, 0.1)
-BASE_10, SSI_10 = Setting("euler", 10, 0.0), Setting("euler", 10, 0.05)
-BASE_20, SSI_20 = Setting("euler", 20, 0.0), Setting("euler", 20, 0.05)
-BASE_200, SSI_200 = Setting("euler", 200, 0.0), Setting("euler", 200, 0.1)
-BASE_SECOND, SSI_SECOND = Setting("dpmpp-2m", 20, 0.0), Setting("dpmpp-2m", 20, 0.05)
-FAST = Setting("dpmpp-2m", 12, 0.05)
-SETTINGS = (
-    BASE_10, SSI_10, BASE_20, SSI_20, BASE_40, SSI_40, BASE_200, SSI_200, BASE_SECOND, SSI_SECOND, FAST,
-)  # fmt: skip
 MORPH_FRAMES = 13
 
 
@@ -54,48 +44,50 @@ def draw_test_card(size: int = 32) -> Tensor:
     return card[None]
 
 
-def run_demo(denoise: DemoDenoiser, out: Path, task: Task) -> list[Table]:
+def run_demo(denoise: DemoDenoiser, out: Path, task: Task, plan: Plan = Plan()) -> list[Table]:  # noqa: B008  # frozen
     """Do everything; write demo.png, morph.webp, metrics.json and inversions into `out`.
 
     Args:
         denoise: the demo model.
         out: an existing folder.
         task: progress, called with (what is being done, evaluations done, evaluations in all).
+        plan: how many images and steps; at least 6 images.
 
     Returns:
         Tables for the terminal: (title, column names, rows).
     """
     began = time.monotonic()
     images = {
-        "scenes": draw_scenes(range(HELD_OUT, HELD_OUT + COUNT), denoise.image_size),
-        "photos": held_out_photos(denoise.image_size)[:COUNT],
+        "scenes": draw_scenes(range(HELD_OUT, HELD_OUT + plan.count), denoise.image_size),
+        "photos": held_out_photos(denoise.image_size)[: plan.count],
         "foreign": draw_test_card(denoise.image_size),
     }
     images = {name: x.to(denoise.device) for name, x in images.items()}
-    counter = _Counter(task)
+    counter = _Counter(task, total=2 * sum(s.steps for n in images for s in plan.settings(n == "scenes")) + 350)
     lab = Laboratory(denoise, counter)
 
     trips: dict[str, dict[str, RoundTrip]] = {}
     for name, x in images.items():
         trips[name] = {}
-        for setting in SETTINGS:
+        for setting in plan.settings(scenes=name == "scenes"):
             counter.part = f"{name}: {setting}"
             trips[name][str(setting)] = lab.round_trip(name, x, setting)
-    counter.part = "seeds and disturbed noise"
     scenes = trips["scenes"]
-    seeds = lab.seed_cosine("scenes", images["scenes"], SSI_40)
-    damaged = {str(s): lab.damage(scenes[str(s)]) for s in (BASE_40, SSI_40)}
+    base, ssi = (str(s) for s in plan.pairs["middle"])
+    counter.part = "seeds and disturbed noise"
+    seeds = lab.seed_cosine("scenes", images["scenes"], scenes[ssi].setting)
+    damaged = {s: float(lab.damage(scenes[s]).mean()) for s in (base, ssi)}
     counter.part = "singularity curve"
     curve = lab.singularity_curve()
     counter.part = "morphs"
-    morphs = {str(s): morph(lab, scenes[str(s)], counter) for s in (BASE_SECOND, SSI_SECOND)}
+    morphs = {str(s): morph(lab, scenes[str(s)], counter) for s in plan.pairs["default"]}
 
     counter.part = "drawing"
-    save_figure(demo_figure(trips, curve, morphs, SETTINGS), out / "demo.png")
-    best = morphs[str(SSI_SECOND)]
-    save_animation(best.cpu(), out / "morph.webp", seconds=2.0, scale=8)
+    save_figure(demo_figure(plan, trips, curve, morphs), out / "demo.png")
+    default = str(plan.pairs["default"][1])
+    save_animation(morphs[default].cpu(), out / "morph.webp", seconds=2.0, scale=8)
     for name in ("scenes", "photos"):
-        trip = trips[name][str(SSI_SECOND)]
+        trip = trips[name][default]
         trip.inversion.save(out / f"{name}.ssi.safetensors")
         save_image(trip.images[0].cpu(), out / f"{name}-0.png")
 
@@ -105,13 +97,13 @@ def run_demo(denoise: DemoDenoiser, out: Path, task: Task) -> list[Table]:
         "model": denoise.signature,
         "images": {name: len(x) for name, x in images.items()},
         "round_trips": {name: {s: t.summary() for s, t in each.items()} for name, each in trips.items()},
-        "floor": {n: float(getattr(scenes[str(SSI_40)].report.floor, n)) for n in FIGURES},
+        "floor": {n: float(getattr(scenes[ssi].report.floor, n)) for n in FIGURES},
         "ssi_better_share": {
             f"{ours} than {theirs}": {n: share_better(t[str(ours)], t[str(theirs)]) for n, t in trips.items()}
-            for ours, theirs in ((SSI_10, BASE_10), (SSI_20, BASE_20), (SSI_40, BASE_40), (SSI_200, BASE_200))
+            for theirs, ours in plan.pairs.values()
         },
         "seed_cosine": {"mean": float(seeds.mean()), "largest": float(seeds.max())},
-        "mse_after_5_percent_noise": {s: float(v.mean()) for s, v in damaged.items()},
+        "mse_after_5_percent_noise": {**damaged, "base over SSI": damaged[base] / damaged[ssi]},
         "singularity_knee": curve[2],
         "seconds": round(time.monotonic() - began, 1),
         "evaluations": counter.evaluations,
@@ -132,17 +124,14 @@ def morph(lab: Laboratory, trip: RoundTrip, progress: _Counter, a: int = 0, b: i
 class _Counter:
     """Turns the steps of many integrations into one bar; `part` says which is running."""
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.part, self.evaluations, self._last = task, "", 0, 0
+    def __init__(self, task: Task, total: int) -> None:
+        self.task, self.total, self.part, self.evaluations, self._last = task, total, "", 0, 0
 
     def __call__(self, now: Progress) -> None:
         self.evaluations += now.nfe - self._last if now.step > 1 else now.nfe
         self._last = now.nfe
-        self.task(self.part, self.evaluations, _EVALUATIONS)
+        self.task(self.part, self.evaluations, self.total)
 
-
-_EVALUATIONS = 3 * sum(2 * s.steps for s in SETTINGS) + 300
-"""About how many evaluations the whole demo takes, for the bar alone."""
 
 _SHOWN = ("std", "chan", "ks", "edge")
 
@@ -161,11 +150,10 @@ def _trips_table(name: str, trips: dict[str, RoundTrip]) -> Table:
 
 
 def _claims_table(metrics: dict[str, Any]) -> Table:
-    damaged = metrics["mse_after_5_percent_noise"]
     rows = [
         ["singularity: the curve's knee", f"sigma {metrics['singularity_knee']:.3f}"],
         ["cosine of two seeds' noises, skip 0.1", f"{metrics['seed_cosine']['mean']:.3f}"],
-        ["MSE after 5% more noise, base / SSI", f"{damaged[str(BASE_40)] / damaged[str(SSI_40)]:.2f}"],
+        ["MSE after 5% more noise, base / SSI", f"{metrics['mse_after_5_percent_noise']['base over SSI']:.2f}"],
     ]
     for pair, share in metrics["ssi_better_share"].items():
         rows.append([f"better: {pair}", ", ".join(f"{n} {v:.0%}" for n, v in share.items())])

@@ -1,0 +1,170 @@
+"""The command line as its user meets it: files, exit codes, and one line on stderr for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from ssi_core import Inversion, gaussianity, load_image, save_image
+from ssi_core.cli import main
+from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+
+FEW = ["--steps", "6", "--skip", "0.1", "--device", "cpu"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = []
+    for i, scene in enumerate(draw_scenes([HELD_OUT + 7, HELD_OUT + 8], size=48)):
+        paths.append(tmp_path / f"scene {i}.png")
+        save_image(scene, paths[-1])
+    return paths
+
+
+def ssi(capsys, *arguments):
+    """(exit code, stdout, stderr) of a command, with the terminal's line breaks taken out."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, " ".join(out.split()), " ".join(err.split())
+
+
+def test_invert_reconstruct_inspect(capsys, pictures, tmp_path):
+    out = tmp_path / "results"
+    code, said, _ = ssi(capsys, "invert", *pictures, "--out", out, *FEW)
+    assert code == 0
+    assert "verdict" in said
+    assert sorted(p.name for p in out.iterdir()) == [
+        "scene 0.noise.png", "scene 0.ssi.safetensors", "scene 1.noise.png", "scene 1.ssi.safetensors",
+    ]  # fmt: skip
+    inversion = Inversion.load(out / "scene 1.ssi.safetensors")
+    assert inversion.noise.shape == (1, 3, 32, 32)
+    assert inversion.seeds == (1,)
+
+    code, said, _ = ssi(capsys, "reconstruct", out / "scene 1.ssi.safetensors", "--original", pictures[1], "--out", out)
+    assert code == 0
+    assert "PSNR" in said
+    back = load_image(out / "scene 1.reconstructed.png")
+    assert float((back - load_image(pictures[1], 32)).square().mean()) < 0.2
+
+    code, said, _ = ssi(capsys, "inspect", out / "scene 1.ssi.safetensors", "--out", out / "look.png")
+    assert code == (0 if gaussianity(inversion.noise).verdict else 1)
+    assert "true noise" in said
+    assert Image.open(out / "look.png").width > 600
+
+
+def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, tmp_path):
+    for batch in (1, 2):
+        assert ssi(capsys, "invert", *pictures, "--out", tmp_path / str(batch), "--batch", batch, *FEW)[0] == 0
+    one, two = (Inversion.load(tmp_path / b / "scene 1.ssi.safetensors") for b in ("1", "2"))
+    torch.testing.assert_close(one.noise, two.noise, atol=1e-5, rtol=0)
+    assert one.seeds == two.seeds
+
+
+def test_interpolate_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
+    out = tmp_path / "morphs"
+    code, _, _ = ssi(capsys, "interpolate", *pictures, "--frames", 4, "--out", out, *FEW)
+    assert code == 0
+    with Image.open(out / "scene 0-scene 1.webp") as morph:
+        assert morph.n_frames == 6  # there, and back without the ends
+        assert morph.size == (128, 128)
+    assert ssi(capsys, "invert", *pictures, "--out", out, *FEW)[0] == 0
+    artefacts = [out / f"scene {i}.ssi.safetensors" for i in range(2)]
+    assert ssi(capsys, "interpolate", *artefacts, "--frames", 3, "--out", out)[0] == 0
+
+
+def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
+    stripes = torch.ones(1, 3, 32, 32)
+    stripes[..., ::2] = -1
+    save_image(stripes, tmp_path / "stripes.png")
+    code, said, noted = ssi(capsys, "invert", tmp_path / "stripes.png", "--out", tmp_path, *FEW)
+    assert code == 0
+    assert "not Gaussian" in said
+    assert "outside what the model knows" in noted
+    assert ssi(capsys, "inspect", tmp_path / "stripes.ssi.safetensors")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["invert", "missing.png"], "missing.png: no such file"),
+        (["invert", "{text}"], "not a picture"),
+        (["invert", "{dot}"], "1x1 pixels is too small"),
+        (["invert", "{picture}", "--solver", "eular"], "solver 'eular': unknown; known are euler"),
+        (["invert", "{picture}", "--skip", "0.001"], "smallest sigma, 0.002"),
+        (["invert", "{picture}", "--skip", "80"], "must lie below"),
+        (["invert", "{picture}", "--schedule", "linear"], "known are karras, exponential"),
+        (["invert", "{picture}", "--model", "sdxl"], "model 'sdxl': unknown"),
+        (["invert", "{picture}", "--device", "abacus"], "device 'abacus'"),
+        (["invert", "{picture}", "--out", "{text}"], "cannot be made"),
+        (["reconstruct", "{picture}"], "not a whole .safetensors file"),
+        (["inspect", "missing.safetensors"], "no such file"),
+        (["interpolate", "{picture}", "missing.png"], "no such file"),
+        (["interpolate", "{picture}", "{picture}", "--method", "swirl"], "method 'swirl': unknown; known are"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(capsys, tmp_path, pictures, arguments, complaint):
+    text, dot = tmp_path / "text.png", tmp_path / "dot.png"
+    text.write_text("not a picture")
+    Image.new("RGB", (1, 1)).save(dot)
+    out = tmp_path / "out"
+    filled = [a.format(picture=pictures[0], text=text, dot=dot) for a in arguments]
+    if "--out" not in filled and filled[0] != "inspect":
+        filled += ["--out", str(out)]
+    if filled[0] in ("invert", "interpolate"):
+        filled += ["--steps", "3"]
+    code, _, said = ssi(capsys, *filled)
+    assert code == 2
+    assert complaint in said
+    assert "Traceback" not in said
+    assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["invert"], ["invert", "--steps", "0", "x.png"], ["frobnicate"]])
+def test_wrong_usage_is_exit_code_2(capsys, arguments):
+    assert ssi(capsys, *arguments)[0] == 2
+
+
+def test_an_unwritable_folder_is_named(capsys, pictures, tmp_path):
+    if os.geteuid() == 0:
+        locked = "/proc/ssi"  # root may write to any ordinary folder
+    else:
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+    code, _, said = ssi(capsys, "invert", pictures[0], "--out", locked, *FEW)
+    assert code == 2
+    assert str(locked) in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["invert", "{0}"], ["interpolate", "{0}", "{1}"], ["demo"]],
+    ids=["invert", "interpolate", "demo"],
+)
+def test_ctrl_c_ends_a_command_cleanly(pictures, tmp_path, arguments):
+    out = tmp_path / "out"
+    slow = [] if arguments == ["demo"] else ["--steps", "100000"]
+    command = [sys.executable, "-m", "ssi_core", *(a.format(*pictures) for a in arguments), *slow, "--out", out]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not out.exists():  # made just before the work begins
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(out.iterdir()) == []
+
+
+def test_module_and_version():
+    said = subprocess.run([sys.executable, "-m", "ssi_core", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("ssi ")

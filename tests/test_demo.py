@@ -1,0 +1,106 @@
+"""The demo's model, drawn scenes and photo crops: their interfaces. How good they are is measured elsewhere."""
+
+import pytest
+import torch
+
+from ssi_core import demo_denoiser, invert, karras_sigmas, reconstruct
+from ssi_core.demo.model import WEIGHTS
+from ssi_core.demo.photos import PHOTOS, SHEET, held_out_photos, photo_crops, photo_regions, write_sheet
+from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+
+needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="the demo model has not been trained")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return demo_denoiser(device="cpu")
+
+
+@needs_weights
+def test_model_says_what_it_takes(model):
+    assert (model.channels, model.image_size) == (3, 32)
+    assert 0 < model.sigma_min <= 0.01
+    assert model.sigma_max >= 50
+    assert model.signature.startswith("demo:")
+    x = torch.zeros(2, 3, 32, 32, dtype=torch.float64)
+    D = model(x, torch.tensor([0.01, 80.0], dtype=torch.float64))
+    assert D.shape == x.shape
+    assert D.dtype == torch.float32
+    assert torch.isfinite(D).all()
+    assert not D.requires_grad
+
+
+@needs_weights
+def test_model_file_is_at_most_16_mb_of_half_precision():
+    assert WEIGHTS.stat().st_size <= 16e6
+
+
+@needs_weights
+def test_a_batch_of_8_is_8_single_runs(model):
+    images = draw_scenes(range(HELD_OUT, HELD_OUT + 8))
+    sigmas = karras_sigmas(8)
+    whole = invert(model, images, sigmas)
+    alone = [invert(model, images[i : i + 1], sigmas, seed=i).noise for i in range(8)]
+    assert (whole.noise - torch.cat(alone)).abs().max() <= 1e-5
+    back = reconstruct(model, whole.noise, whole.sigmas)
+    assert back.shape == images.shape
+    assert back.dtype == torch.float32
+    assert (back[5:6] - reconstruct(model, whole.noise[5:6], whole.sigmas)).abs().max() <= 1e-4
+
+
+@needs_weights
+def test_model_is_refused_other_sizes_in_words(model):
+    with pytest.raises(ValueError, match="is 16x16, the model takes 32x32"):
+        invert(model, torch.zeros(1, 3, 16, 16), karras_sigmas(4))
+
+
+def test_scene_depends_on_its_seed_only():
+    whole = draw_scenes([5, HELD_OUT, 17])
+    assert whole.shape == (3, 3, 32, 32)
+    assert whole.dtype == torch.float32
+    assert whole.abs().max() <= 1
+    for i, seed in enumerate([5, HELD_OUT, 17]):
+        assert torch.allclose(draw_scenes([seed]), whole[i : i + 1], atol=1e-6)
+    assert (whole[0] - whole[1]).abs().mean() > 0.05
+
+
+def test_scene_is_the_same_at_any_size():
+    small, large = draw_scenes([3, 4], 32), draw_scenes([3, 4], 64)
+    assert (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean() < 0.02
+
+
+def test_photo_regions_do_not_overlap():
+    names = []
+    for photo, seen, held in photo_regions():
+        names.append(photo.name)
+        assert seen.shape[:2] == held.shape[:2]
+        gap = 0.03 * (seen.shape[2] + held.shape[2])
+        assert held.shape[2] > gap
+        assert seen.shape[2] > 2 * held.shape[2]
+        assert 0 <= float(seen.min()) < float(seen.max()) <= 1
+        assert photo.licence
+    assert names == [photo.name for photo in PHOTOS]
+
+
+def test_crop_depends_on_its_seed_and_place_only():
+    six = photo_crops(6, 32, seed=9, held_out=True)
+    assert six.shape == (6, 3, 32, 32)
+    assert six.abs().max() <= 1 + 1e-6
+    assert torch.equal(photo_crops(3, 32, seed=9, held_out=True), six[:3])
+    assert not torch.equal(photo_crops(6, 32, seed=9, held_out=False), six)
+
+
+def test_sheet_holds_the_held_out_crops(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssi_core.demo.photos.SHEET", tmp_path / "sheet.png")
+    write_sheet(tmp_path / "sheet.png")
+    crops = photo_crops(32, 32, seed=0, held_out=True)
+    assert (held_out_photos() - crops).abs().max() <= 0.5001 / 127.5
+
+
+def test_shipped_sheet_is_what_the_script_writes(tmp_path):
+    assert SHEET.exists(), "run ssi_core.demo.photos.write_sheet() once"
+    write_sheet(tmp_path / "sheet.png")
+    assert held_out_photos().shape == (32, 3, 32, 32)
+    crops = photo_crops(32, 32, seed=0, held_out=True)
+    # Pillow and torch versions may round a level the other way.
+    assert (held_out_photos() - crops).abs().max() <= 1.5 / 127.5
