@@ -18,7 +18,7 @@ from ssi_core.demo.measure import Laboratory, RoundTrip, Setting
 from ssi_core.demo.photos import held_out_photos
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 
-TIMES_FLOOR = {"chan": 1.15, "ks": 1.15, "hori": 1.03, "vert": 1.03, "block_std": 1.1}
+TIMES_FLOOR = {"chan": 1.15, "ks": 1.15, "hori": 1.03, "vert": 1.03, "block_spread": 1.1}
 
 
 def failed_bars(trip: RoundTrip) -> list[str]:

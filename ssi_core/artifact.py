@@ -6,8 +6,7 @@ An artefact is one `.safetensors` file: tensors, and a JSON document in the meta
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,18 +33,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"output {path}: is a folder; name a file")
+    beside = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        beside.touch(exist_ok=False)
     except OSError as error:
         raise InputError(f"output {path}: cannot be written ({error.strerror or error})") from error
-    os.close(handle)
-    beside = Path(name)
     try:
         yield beside
-        # mkstemp makes the file private; give it the mode an ordinary open() would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        beside.chmod(0o666 & ~mask)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

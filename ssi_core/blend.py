@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .precision import float64
 
 Blend = Callable[[Tensor, Tensor], Tensor]
 """(vectors [N, B, d] float64, weights [N] float64) -> [B, d] float64."""
@@ -50,7 +51,7 @@ def slerp(a: Tensor, b: Tensor, weights: float | Sequence[float] | Tensor) -> Te
     Raises:
         InputError: shapes or devices that differ, NaN, or zero-norm noise.
     """
-    t = torch.as_tensor(weights, dtype=torch.float64)
+    t = float64(weights).cpu()
     if t.ndim > 1:
         raise InputError(f"weights: a number or a list of numbers is wanted, found shape {tuple(t.shape)}")
     return blend([a, b], torch.stack([1 - t, t], dim=-1), method="slerp")
@@ -62,7 +63,8 @@ def blend(noises: Sequence[Tensor], weights: Weights, method: str = "gram") -> T
     Args:
         noises: N >= 1 tensors [B, ...] of one shape.
         weights: N numbers, giving [B, ...]; or F rows of N, giving F frames of sample 0, then of sample 1, ...:
-            [B * F, ...]. They need not sum to 1: only their proportion counts (except for `lerp`).
+            [B * F, ...]. They need not sum to 1: only their proportion counts (except for `lerp`; a
+            negative total turns a `gram` or `lol` blend around).
         method: a registered name: "gram" (default), "slerp" (two noises), "karcher", "lol", "lerp".
 
     Returns:
@@ -75,7 +77,7 @@ def blend(noises: Sequence[Tensor], weights: Weights, method: str = "gram") -> T
     if method not in BLENDS:
         raise InputError(f"method {method!r}: unknown; known are {', '.join(BLENDS)}")
     vectors = _vectors(noises)
-    rows = torch.as_tensor(weights, dtype=torch.float64)
+    rows = float64(weights)
     if rows.ndim not in (1, 2) or rows.shape[-1] != len(noises) or rows.numel() == 0:
         raise InputError(
             f"weights: shape {tuple(rows.shape)} does not match {len(noises)} noises; give one weight a noise, "
@@ -86,7 +88,7 @@ def blend(noises: Sequence[Tensor], weights: Weights, method: str = "gram") -> T
     if method != "lerp" and not bool((rows.abs().amax(dim=-1) > 0).all()):
         raise InputError("weights: all weights of a blend are zero, so it has no direction")
     first = noises[0]
-    rows = rows.to(first.device)
+    rows = rows.to(vectors.device)
     if method == "slerp" and len(noises) != 2:
         raise InputError(f"method 'slerp': takes two noises, found {len(noises)}; use 'gram' or 'karcher'")
     frames = []
@@ -95,7 +97,7 @@ def blend(noises: Sequence[Tensor], weights: Weights, method: str = "gram") -> T
         alone = method != "lerp" and int((row != 0).sum()) == 1 and float(row.max()) > 0
         frames.append(vectors[int(row.argmax())] if alone else BLENDS[method](vectors, row))
     result = torch.stack(frames, dim=1)  # [B, F, d]
-    return result.reshape(-1, *first.shape[1:]).to(first.dtype)
+    return result.reshape(-1, *first.shape[1:]).to(first)
 
 
 @register("gram")
@@ -180,13 +182,15 @@ def _vectors(noises: Sequence[Tensor]) -> Tensor:
     for i, noise in enumerate(noises):
         if not isinstance(noise, Tensor) or noise.ndim < 2 or noise.numel() == 0:
             raise InputError(f"noise {i}: a non-empty tensor [batch, ...] is wanted")
+        if not noise.is_floating_point():
+            raise InputError(f"noise {i}: has dtype {noise.dtype}; noise is floating point")
         if noise.shape != first.shape:
             raise InputError(f"noise {i}: has shape {tuple(noise.shape)}, noise 0 has {tuple(first.shape)}")
         if noise.device != first.device:
             raise InputError(f"noise {i}: lies on {noise.device}, noise 0 on {first.device}")
         if not bool(noise.isfinite().all()):
             raise InputError(f"noise {i}: holds NaN or Inf")
-    vectors = torch.stack([n.double().flatten(1) for n in noises])
+    vectors = torch.stack([float64(n).flatten(1) for n in noises])
     if not bool((vectors.norm(dim=2) > 0).all()):
         raise InputError("noises: one is all zero, so it has no direction")
     return vectors

@@ -7,6 +7,7 @@ Every file is written beside its place and then renamed, so an interrupted comma
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -28,10 +30,10 @@ from .demo import DemoDenoiser, demo_denoiser
 from .errors import Cancelled, DenoiserError, InputError
 from .gaussianity import FIGURES, Gaussianity, gaussianity
 from .image import contact_sheet, load_image, save_animation, save_image
-from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Callback, Inversion, Progress, invert, reconstruct
+from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Inversion, Progress, invert, reconstruct
 from .metrics import cosine, mse, psnr, ssim
 from .schedule import exponential_sigmas, karras_sigmas
-from .solver import SOLVERS
+from .solver import SOLVERS, find_solver
 from .version import __version__
 
 console, errors = Console(), Console(stderr=True)
@@ -86,7 +88,7 @@ def invert_command(
             inversion = invert(denoise, x0, sigmas, skip=skip, solver=solver, seed=seed + start, progress=watch)
         nfe = inversion.nfe
         for i, name in enumerate(names[start : start + batch]):
-            one, report = single(inversion, i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
+            one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
@@ -111,23 +113,24 @@ def reconstruct_command(
     target = None if original is None else load_image(original, denoise.image_size)
     out = made(out)
     with progress_bar("sampling") as watch:
-        image = reconstruct(
+        images = reconstruct(
             denoise, inversion.noise.to(denoise.device), inversion.sigmas, solver=solver or inversion.solver,
             process=inversion.process, progress=watch,
         ).cpu()  # fmt: skip
-    path = out / f"{stem(noise)}.reconstructed.png"
-    save_image(image, path)
+    table = Table("picture", "MSE", "PSNR dB", "SSIM")
+    for name, image in zip(sample_names(noise, inversion), images.split(1), strict=True):
+        save_image(image, out / f"{name}.reconstructed.png")
+        if target is not None:
+            table.add_row(escape(name), *(f"{float(m(image, target)):.4g}" for m in (mse, psnr, ssim)))
     if target is not None:
-        table = Table("picture", "MSE", "PSNR dB", "SSIM")
-        table.add_row(stem(noise), *(f"{float(m(image, target)):.4g}" for m in (mse, psnr, ssim)))
         console.print(table)
-    spent(f"{len(inversion.sigmas) - 1} steps; written to {path}")
+    spent(f"{watch.nfe} evaluations, {len(images)} picture(s); written to {out}/")
 
 
 @app.command("interpolate", epilog="Example: `ssi interpolate a.jpg b.jpg --frames 24 --out morphs`")
 def interpolate_command(
-    a: Annotated[Path, typer.Argument(help="First picture, or a .ssi.safetensors file.")],
-    b: Annotated[Path, typer.Argument(help="Last picture, or a .ssi.safetensors file.")],
+    a: Annotated[Path, typer.Argument(help="First picture, or a .ssi.safetensors file of one.")],
+    b: Annotated[Path, typer.Argument(help="Last picture, or a .ssi.safetensors file of one.")],
     frames: Annotated[int, typer.Option(min=2, help="Frames, both ends included.")] = 16,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(BLENDS)}.")] = "slerp",
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the animation, one way.")] = 2.0,
@@ -143,21 +146,33 @@ def interpolate_command(
 ) -> None:
     """Morph one picture into another: invert both, blend the noises, sample every blend.
 
-    Writes A-B.webp (an animation, there and back) and A-B.png (all frames side by side).
+    Writes A-B.webp (an animation, there and back) and A-B.png (all frames side by side). Beside a .ssi.safetensors
+    file, a picture is inverted as that file was, whatever the options say.
     """
+    if method not in BLENDS:
+        raise InputError(f"method {method!r}: unknown; known are {', '.join(BLENDS)}")
     denoise = find_model(model, device)
+    sigmas = find_schedule(schedule, denoise, steps)
     out = made(out)
-    ends = []
-    for i, path in enumerate((a, b)):
-        if path.suffix == ".safetensors":
-            inversion = Inversion.load(path)
-            same_model(inversion, denoise)
-        else:
-            x0 = load_image(path, denoise.image_size).to(denoise.device)
-            sigmas = find_schedule(schedule, denoise, steps)
+    found = [Inversion.load(path) if path.suffix == ".safetensors" else None for path in (a, b)]
+    for path, artefact in zip((a, b), found, strict=True):
+        if artefact is not None:
+            same_model(artefact, denoise)
+            if len(artefact.noise) != 1:
+                raise InputError(
+                    f"artefact {path}: holds {len(artefact.noise)} pictures; a morph takes one at each end"
+                )
+            sigmas, skip, solver = artefact.sigmas, artefact.skip, artefact.solver
+    pictures = [None if known else load_image(p, denoise.image_size) for p, known in zip((a, b), found, strict=True)]
+    ends: list[Inversion] = []
+    for i, (path, artefact, picture) in enumerate(zip((a, b), found, pictures, strict=True)):
+        if artefact is None and picture is not None:
             with progress_bar(f"inverting {path.name}") as watch:
-                inversion = invert(denoise, x0, sigmas, skip=skip, solver=solver, seed=seed + i, progress=watch)
-        ends.append(inversion)
+                artefact = invert(
+                    denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver, seed=seed + i, progress=watch
+                )
+        assert artefact is not None
+        ends.append(artefact)
     first, last = ends
     if first.process != last.process or not torch.equal(first.sigmas, last.sigmas) or first.solver != last.solver:
         raise InputError(
@@ -176,7 +191,8 @@ def interpolate_command(
     save_image(contact_sheet([morph.cpu()], scale=scale), path.with_suffix(".png"))
     verdicts = gaussianity(blended).verdicts
     spent(f"{sum(verdicts)} of {frames} blends are Gaussian by every figure; cosine of the two ends {similarity:.3f}")
-    spent(f"{frames} frames; written to {path} and {path.with_suffix('.png').name}")
+    nfe = " + ".join(str(n) for n in (*(e.nfe for e in ends), watch.nfe))
+    spent(f"{nfe} evaluations, {frames} frames; written to {path} and {path.with_suffix('.png').name}")
 
 
 @app.command("inspect", epilog="Example: `ssi inspect out/photo.ssi.safetensors --image photo.jpg`")
@@ -191,17 +207,18 @@ def inspect_command(
     """
     inversion = Inversion.load(noise)
     source = None if image is None else load_image(image, inversion.noise.shape[-1])
-    report = gaussianity(inversion.noise, source)
-    print_reports([report], [stem(noise)])
-    facts = inversion.facts
-    console.print(
-        f"inverted by [b]{inversion.solver}[/b], sigma_skip {inversion.skip:g}, {len(inversion.sigmas) - 1} levels, "
-        f"{inversion.nfe} evaluations, seed {inversion.seeds[0]}, model {facts.get('model')}, ssi {facts.get('ssi')}",
-        highlight=False,
+    reports = [gaussianity(z, source) for z in inversion.noise.split(1)]
+    names = sample_names(noise, inversion)
+    print_reports(reports, names)
+    known = inversion.provenance
+    spent(
+        f"inverted by {inversion.solver}, sigma_skip {inversion.skip:g}, {len(inversion.sigmas) - 1} levels, "
+        f"{inversion.nfe} evaluations, seed {inversion.seeds[0]}, model {known.get('model')}, ssi {known.get('ssi')}"
     )
     if out is not None:
-        write_noise_figure(inversion.noise, report, out, stem(noise))
-    if not report.verdict:
+        worst = next((i for i, report in enumerate(reports) if not report.verdict), 0)
+        write_noise_figure(inversion.noise[worst : worst + 1], reports[worst], out, names[worst])
+    if not all(report.verdict for report in reports):
         raise typer.Exit(1)
 
 
@@ -245,21 +262,9 @@ def find_schedule(name: str, denoise: DemoDenoiser, steps: int) -> Tensor:
 
 
 def same_model(inversion: Inversion, denoise: DemoDenoiser) -> None:
-    made_with = inversion.facts.get("model")
+    made_with = inversion.provenance.get("model")
     if made_with != denoise.signature:
         warn(f"this noise was made with model {made_with}, not {denoise.signature}: it will not give the same picture")
-
-
-def single(inversion: Inversion, i: int) -> Inversion:
-    """Sample i of a batch, as the inversion it would have been alone."""
-    from dataclasses import replace
-
-    hashes = inversion.facts["images_sha256"][i : i + 1]
-    return replace(
-        inversion, noise=inversion.noise[i : i + 1], seeds=inversion.seeds[i : i + 1],
-        residual=None if inversion.residual is None else inversion.residual[i : i + 1],
-        facts={**inversion.facts, "images_sha256": hashes},
-    )  # fmt: skip
 
 
 def result_names(paths: list[Path]) -> list[str]:
@@ -277,8 +282,14 @@ def stem(path: Path) -> str:
     return path.name.removesuffix(".safetensors").removesuffix(".ssi") if path.suffix == ".safetensors" else path.stem
 
 
+def sample_names(path: Path, inversion: Inversion) -> list[str]:
+    """One name a sample of an artefact: its stem, numbered where there are several."""
+    count = len(inversion.noise)
+    return [stem(path)] if count == 1 else [f"{stem(path)}-{i}" for i in range(count)]
+
+
 def made(folder: Path) -> Path:
-    """The output folder, made if it is missing.
+    """The output folder, made if it is missing, and tried out before any work is done for it.
 
     Raises:
         InputError: it cannot be made, or a file stands in its place.
@@ -287,6 +298,8 @@ def made(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output {folder}: cannot be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"output {folder}: cannot be written to")
     return folder
 
 
@@ -299,7 +312,7 @@ def write_noise_figure(noise: Tensor, report: Gaussianity, path: Path, title: st
 def print_reports(reports: list[Gaussianity], names: list[str]) -> None:
     """The figures of the first four noises beside those of true noise, and every verdict in words."""
     first = reports[:4]
-    table = Table("figure", *names[:4], "true noise")
+    table = Table("figure", *(escape(name) for name in names[:4]), "true noise")
     for figure in FIGURES:
         values = [float(getattr(report, figure)) for report in first]
         if not math.isnan(values[0]):
@@ -309,7 +322,7 @@ def print_reports(reports: list[Gaussianity], names: list[str]) -> None:
     console.print(table)
     for name, report in zip(names, reports, strict=True):
         for reason in report.reasons[0]:
-            console.print(f"  {name}: {reason}", highlight=False)
+            spent(f"  {name}: {reason}")
     if not all(report.verdict for report in reports):
         warn(
             "noise that is not Gaussian edits badly: the picture may lie outside what the model knows, "
@@ -318,29 +331,35 @@ def print_reports(reports: list[Gaussianity], names: list[str]) -> None:
 
 
 def warn_of_residual(inversion: Inversion, name: str) -> None:
-    if inversion.residual is not None and float(inversion.residual.max()) > 1e-4:
-        residual = float(inversion.residual.max())
+    residual = 0.0 if inversion.residual is None else float(inversion.residual.max())
+    if residual > 10 * find_solver(inversion.solver).tolerance:
         warn(f"{name}: {inversion.solver} did not converge (largest relative residual {residual:.1e})")
 
 
 def warn(message: str) -> None:
-    errors.print(f"[yellow]note:[/] {message}", highlight=False)
+    errors.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
 
 
 def spent(message: str) -> None:
-    console.print(message, highlight=False)
+    console.print(message, highlight=False, markup=False)
+
+
+class Watch:
+    """A progress callback that moves a bar, and knows afterwards how many evaluations it took."""
+
+    def __init__(self, bars: Bars, what: str) -> None:
+        self.bars, self.row, self.nfe = bars, bars.add_task(escape(what), total=None), 0
+
+    def __call__(self, now: Progress) -> None:
+        self.nfe = now.nfe
+        self.bars.update(self.row, completed=now.step, total=now.steps)
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callback]:
-    """A bar over the steps of one integration, as a progress callback."""
+def progress_bar(what: str) -> Iterator[Watch]:
+    """A bar over the steps of one integration."""
     with _bars() as bars:
-        row = bars.add_task(what, total=None)
-
-        def watch(now: Progress) -> None:
-            bars.update(row, completed=now.step, total=now.steps)
-
-        yield watch
+        yield Watch(bars, what)
 
 
 @contextmanager
@@ -385,7 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 3)
     except _Interrupted:
         errors.print("interrupted; nothing was left half-written")

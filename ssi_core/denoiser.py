@@ -13,20 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-Network = Callable[[Tensor, Tensor], Tensor]
-"""(input [B, C, ...], time argument [B]) -> prediction of the input's shape."""
+from .precision import ask
+
+Network = Callable[..., Tensor]
+"""(input [B, C, ...], time argument [B], condition, if any [B, ...]) -> prediction of the input's shape."""
 
 
 class Denoiser(Protocol):
     """D(x, sigma): x [B, C, ...], sigma [B] -> estimate of x0, of x's shape.
 
-    An implementation may carry `sigma_min`, `sigma_max` (the range it was trained on), `channels` and `image_size`;
-    where they are present, inputs are checked against them.
+    An implementation may carry `sigma_min`, `sigma_max` (the range it was trained on), `channels`, `image_size` and
+    `is_flow`; where they are present, inputs are checked against them. One that computes in another precision than it
+    is given says so by `dtype`; the wrappers below need none, since they look after their network's precision.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, /) -> Tensor: ...
@@ -41,13 +44,14 @@ def like(sigma: Tensor, x: Tensor) -> Tensor:
 class EDM:
     """Karras et al. 2022, Eq. 7 and Table 1: F(c_in x, ln(sigma) / 4) with unit-variance input and target."""
 
+    is_flow: ClassVar[bool] = False
     network: Network
     sigma_data: float = 0.5
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, *condition: object) -> Tensor:
         s = like(sigma, x)
         total = s**2 + self.sigma_data**2
-        prediction = self.network(x / total.sqrt(), sigma.to(x).log() / 4)
+        prediction = ask(self.network, x / total.sqrt(), sigma.log() / 4, *condition)
         return self.sigma_data**2 / total * x + s * self.sigma_data / total.sqrt() * prediction
 
 
@@ -58,62 +62,79 @@ class Eps:
     `timestep` turns sigma [B] into the network's time argument (`VP.timestep`, `DiscreteVP.timestep`).
     """
 
+    is_flow: ClassVar[bool] = False
     network: Network
     timestep: Callable[[Tensor], Tensor]
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, *condition: object) -> Tensor:
         s = like(sigma, x)
-        return x - s * self.network(x / (1 + s**2).sqrt(), self.timestep(sigma))
+        return x - s * ask(self.network, x / (1 + s**2).sqrt(), self.timestep(sigma), *condition)
 
 
 @dataclass
 class V:
     """A network that predicts v = (eps - sigma x0) / sqrt(1 + sigma^2) (Salimans and Ho 2022; Stable Diffusion 2)."""
 
+    is_flow: ClassVar[bool] = False
     network: Network
     timestep: Callable[[Tensor], Tensor]
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, *condition: object) -> Tensor:
         s = like(sigma, x)
         scale = (1 + s**2).sqrt()
-        return x / scale**2 - s / scale * self.network(x / scale, self.timestep(sigma))
+        return x / scale**2 - s / scale * ask(self.network, x / scale, self.timestep(sigma), *condition)
 
 
 @dataclass
 class X0:
     """A network that predicts the image from x / sqrt(1 + sigma^2)."""
 
+    is_flow: ClassVar[bool] = False
     network: Network
     timestep: Callable[[Tensor], Tensor]
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.network(x / (1 + like(sigma, x) ** 2).sqrt(), self.timestep(sigma))
+    def __call__(self, x: Tensor, sigma: Tensor, *condition: object) -> Tensor:
+        return ask(self.network, x / (1 + like(sigma, x) ** 2).sqrt(), self.timestep(sigma), *condition)
 
 
 @dataclass
 class Velocity:
     """A flow network that predicts n - x0 (SD3, FLUX); sigma in [0, 1] is its time argument."""
 
+    is_flow: ClassVar[bool] = True
     network: Network
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return x - like(sigma, x) * self.network(x, sigma)
+    def __call__(self, x: Tensor, sigma: Tensor, *condition: object) -> Tensor:
+        return x - like(sigma, x) * ask(self.network, x, sigma, *condition)
+
+
+class _Around:
+    """A denoiser around a denoiser: what it does not know itself (sigma range, image size), the inner one does."""
+
+    denoise: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "denoise" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.denoise, name)
 
 
 @dataclass
-class Guided:
-    """Classifier-free guidance: D_u + scale (D_c - D_u) (Ho and Salimans 2021), both sides in one batch of two.
+class Guided(_Around):
+    """Classifier-free guidance: D_u + scale (D_c - D_u) (Ho and Salimans 2021).
 
-    At scale 1 only the conditional side is evaluated. Scales other than 1 bend the trajectory: an inversion made
-    with one scale is only undone by sampling with the same scale, and less faithfully the larger it is.
+    Both sides are evaluated in one batch of twice the size, which counts as one evaluation; at scale 1 only the
+    conditional side is. Scales other than 1 bend the trajectory: an inversion made with one scale is only undone by
+    sampling with the same scale, and less faithfully the larger it is.
 
     Args:
-        denoise: (x [B, ...], sigma [B], condition [B, ...]) -> x0 estimate.
+        denoise: (x [B, ...], sigma [B], condition [B, ...]) -> x0 estimate; any parametrisation above whose network
+            takes a condition.
         condition, unconditional: tensors whose first dimension is 1 or B.
         scale: guidance scale w.
     """
 
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
+    denoise: Callable[..., Tensor]
     condition: Tensor
     unconditional: Tensor
     scale: float = 1.0
@@ -130,12 +151,12 @@ class Guided:
 
 
 @dataclass
-class Clipped:
-    """Clamp the estimate to [low, high], as guidance-free pixel samplers of the DDPM line do."""
+class Clipped(_Around):
+    """Clamp the estimate to [low, high], as pixel samplers of the DDPM line do."""
 
-    denoise: Denoiser
+    denoise: Callable[..., Tensor]
     low: float = -1.0
     high: float = 1.0
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.denoise(x, sigma).clamp(self.low, self.high)
+    def __call__(self, x: Tensor, sigma: Tensor, *condition: object) -> Tensor:
+        return self.denoise(x, sigma, *condition).clamp(self.low, self.high)

@@ -20,7 +20,7 @@ from .errors import InputError
 BLOCK = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Figures:
     """One number (floors) or one tensor [B] (samples) a figure. See `FIGURES` for what each must be."""
 
@@ -37,11 +37,11 @@ class Figures:
     lag1_v: Tensor
     lag1_t: Tensor
     flatness: Tensor
-    block_std: Tensor
+    block_spread: Tensor
     edge: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussianity(Figures):
     """The report of `gaussianity`. A figure that does not exist for the shape (CHAN of one channel) is NaN."""
 
@@ -81,8 +81,8 @@ class Rule:
     below: str = ""
 
 
-CHANCE = 5.0
-"""Standard deviations of the floor that chance is granted: one false alarm in some 100,000 reports."""
+CHANCE = 6.0
+"""Standard deviations of the floor that chance is granted. @@ALARMS@@"""
 
 _STRUCTURE = "image structure is left in the noise"
 FIGURES: dict[str, Rule] = {
@@ -99,7 +99,7 @@ FIGURES: dict[str, Rule] = {
     "lag1_v": Rule("signed correlation of vertical neighbours", 0.04, above=_STRUCTURE, below="neighbours alternate"),
     "lag1_t": Rule("signed correlation of successive frames", 0.04, above="frames repeat", below="frames alternate"),
     "flatness": Rule("flatness of the radial spectrum", 0.05, below="some spatial frequencies dominate"),
-    "block_std": Rule(
+    "block_spread": Rule(
         f"spread of the standard deviation over {BLOCK}x{BLOCK} blocks", 0.05, above="some regions are quieter"
     ),
     "edge": Rule("correlation of |z| with the image's edges", 0.1, above="the image's edges show in the noise",
@@ -127,11 +127,13 @@ def gaussianity(noise: Tensor, image: Tensor | None = None) -> Gaussianity:
         raise InputError(f"noise: {noise[0].numel()} values a sample are too few to judge; 16 is the least")
     if not bool(noise.isfinite().all()):
         raise InputError("noise: holds NaN or Inf")
-    z = noise.detach().double().cpu()
+    z = noise.detach().cpu().double()
     if image is not None:
+        if not isinstance(image, Tensor) or not bool(image.isfinite().all()):
+            raise InputError("image: must be a tensor without NaN or Inf")
         if image.shape[:1] + image.shape[2:] != noise.shape[:1] + noise.shape[2:]:
             raise InputError(f"image: shape {tuple(image.shape)} does not match the noise's {tuple(noise.shape)}")
-        image = image.detach().double().cpu()
+        image = image.detach().cpu().double()
     floor, spread = _floors(tuple(z.shape[1:]))
     found = {name: measure(z) for name, measure in _MEASURES.items()}
     found["edge"] = _edge(z, image) if image is not None else torch.full((len(z),), math.nan, dtype=torch.float64)
@@ -155,12 +157,12 @@ def _reason(name: str, value: float, floor: Figures, spread: Figures) -> str:
 def _floors(shape: tuple[int, ...]) -> tuple[Figures, Figures]:
     """Means and standard deviations of every figure over true Gaussian noise, by Monte Carlo with a fixed seed."""
     size = math.prod(shape)
-    draws = int(min(1024, max(24, 2e7 // size)))
+    draws = int(min(1024, max(24, 6e6 // size)))
     generator = torch.Generator().manual_seed(20260203)
     collected: dict[str, list[Tensor]] = {name: [] for name in FIGURES}
     chunk = max(1, int(4e6 // size))
     for start in range(0, draws, chunk):
-        z = torch.randn(min(chunk, draws - start), *shape, generator=generator, dtype=torch.float64)
+        z = torch.randn(min(chunk, draws - start), *shape, generator=generator, dtype=torch.float64, device="cpu")
         for name, measure in _MEASURES.items():
             collected[name].append(measure(z))
     pixels = math.prod(shape[1:])
@@ -192,7 +194,7 @@ def _pearson(a: Tensor, b: Tensor) -> Tensor:
     """Correlation along the last dimension; 0 where one side is constant."""
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     power = a.square().sum(-1) * b.square().sum(-1)
-    return torch.where(power > 0, (a * b).sum(-1) / power.clamp_min(1e-300).sqrt(), torch.zeros_like(power))
+    return torch.where(power == 0, torch.zeros_like(power), (a * b).sum(-1) / power.clamp_min(1e-300).sqrt())
 
 
 def _missing(z: Tensor) -> Tensor:
@@ -257,24 +259,36 @@ def _lag1(dimension: int) -> Callable[[Tensor], Tensor]:
     return lagged
 
 
-def _flatness(z: Tensor) -> Tensor:
-    """Geometric over arithmetic mean of the power in rings of equal frequency, without the mean value: 1 is white."""
+def radial_power(z: Tensor, rings: int = 16) -> tuple[Tensor, Tensor]:
+    """Mean power of [B, C, ...] in rings of equal spatial frequency, without the mean value; unit white noise gives 1.
+
+    Returns:
+        (outer edge of each ring in cycles per pixel [R], power [B, R]), R <= rings.
+    """
     spatial = (-2, -1) if z.ndim >= 4 else (-1,)
     power = torch.fft.fftn(z, dim=spatial, norm="ortho").abs().square()
     while power.ndim > len(spatial) + 1:
         power = power.mean(1)
     axes = [torch.fft.fftfreq(power.shape[d], dtype=torch.float64).square() for d in spatial]
     radius = (axes[0][:, None] + axes[1][None, :] if len(axes) == 2 else axes[0]).sqrt().flatten()
-    rings = min(16, max(2, min(power.shape[1:]) // 2))
-    ring = (radius / (radius.max() + 1e-12) * rings).long()
+    rings = min(rings, max(2, min(power.shape[1:]) // 2))
+    edges = torch.linspace(0, float(radius.max()), rings + 1, dtype=torch.float64)[1:]
+    ring = torch.searchsorted(edges, radius, right=True).clamp(max=rings - 1)
     ring[radius == 0] = rings  # a bin of its own, dropped below
     total = torch.zeros(len(z), rings + 1, dtype=torch.float64).index_add_(1, ring, power.flatten(1))
     count = torch.bincount(ring, minlength=rings + 1)
-    mean = (total / count.clamp_min(1))[:, :rings][:, count[:rings] > 0].clamp_min(1e-300)
-    return mean.log().mean(1).exp() / mean.mean(1)
+    mean = total / count.clamp_min(1)
+    kept = count[:rings] > 0
+    return edges[kept], mean[:, :rings][:, kept]
 
 
-def _block_std(z: Tensor) -> Tensor:
+def _flatness(z: Tensor) -> Tensor:
+    """Geometric over arithmetic mean of the power in rings of equal frequency: 1 is white."""
+    power = radial_power(z)[1].clamp_min(1e-300)
+    return power.log().mean(1).exp() / power.mean(1)
+
+
+def _block_spread(z: Tensor) -> Tensor:
     """Coefficient of variation of the standard deviation over blocks (all channels together)."""
     block = (BLOCK, BLOCK) if z.ndim >= 4 else (BLOCK**2,)
     blocks = z
@@ -312,6 +326,6 @@ _MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
     "lag1_v": _lag1(-2),
     "lag1_t": _lag1(-3),
     "flatness": _flatness,
-    "block_std": _block_std,
+    "block_spread": _block_spread,
 }
 assert [f.name for f in fields(Figures)] == list(FIGURES)

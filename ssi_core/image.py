@@ -76,6 +76,8 @@ def to_pixels(image: Tensor) -> np.ndarray:
 def save_image(image: Tensor, path: str | Path) -> None:
     """Write one picture [C, H, W] or [1, C, H, W] in [-1, 1]; the suffix chooses the format; atomic."""
     batch = image if image.ndim == 4 else image[None]
+    if len(batch) != 1:
+        raise InputError(f"picture {path}: one image is wanted, found a batch of {len(batch)}")
     _save(Image.fromarray(to_pixels(batch)[0]), Path(path))
 
 

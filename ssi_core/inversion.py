@@ -10,7 +10,8 @@ import hashlib
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from .artifact import load_tensors, save_tensors
 from .denoiser import Denoiser
 from .errors import Cancelled, DenoiserError, InputError
-from .process import VE, Process, process_from
+from .process import VE, Flow, Process, process_from
 from .schedule import Grid, given_sigmas, truncate
 from .solver import Entry, Solver, find_solver
 from .version import __version__
@@ -30,7 +31,7 @@ DEFAULT_SOLVER = "dpmpp-2m"
 DEFAULT_SKIP = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Progress:
     """What a progress callback is told after every step."""
 
@@ -51,7 +52,7 @@ Callback = Callable[[Progress], bool | None]
 """Called after every step; returning False (not None) stops with `Cancelled`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The result of one integration."""
 
@@ -62,10 +63,10 @@ class Trajectory:
     states: Tensor | None = None
     """[steps + 1, B, ...] on the CPU, the start included, when asked for."""
     residual: Tensor | None = None
-    """[B], for solvers of implicit equations: the largest relative residual of any step."""
+    """[B], for solvers of implicit equations: the largest relative residual of any step, as far as D was evaluated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inversion:
     """Noise that the sampler turns back into the image, and all that is needed to do so."""
 
@@ -85,15 +86,25 @@ class Inversion:
     """[steps + 1, B, ...] on the CPU, rising sigma, when asked for."""
     residual: Tensor | None = None
     """[B], for `exact` and `fixed-point`: the largest relative residual of any step."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Provenance: versions, model signature, hash of each source image."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, model signature, grid, solver options, SHA-256 of each source image."""
+
+    def sample(self, i: int) -> Inversion:
+        """Sample i of a batch, as the inversion it would have been alone."""
+        hashes = list(self.provenance.get("images_sha256", []))[i : i + 1]
+        return replace(
+            self, noise=self.noise[i : i + 1], seeds=self.seeds[i : i + 1],
+            states=None if self.states is None else self.states[:, i : i + 1],
+            residual=None if self.residual is None else self.residual[i : i + 1],
+            provenance={**self.provenance, "images_sha256": hashes},
+        )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
         """Write everything to one .safetensors file, bit for bit and atomically."""
         tensors = {"noise": self.noise, "sigmas": self.sigmas, "states": self.states, "residual": self.residual}
         facts = {
             "nfe": self.nfe, "process": self.process.facts(), "solver": self.solver, "skip": self.skip,
-            "seeds": list(self.seeds), "facts": dict(self.facts),
+            "seeds": list(self.seeds), "provenance": dict(self.provenance),
         }  # fmt: skip
         save_tensors(path, "inversion", {name: t for name, t in tensors.items() if t is not None}, facts)
 
@@ -110,7 +121,7 @@ class Inversion:
                 noise=tensors["noise"], sigmas=tensors["sigmas"], nfe=int(facts["nfe"]),
                 process=process_from(facts["process"]), solver=str(facts["solver"]), skip=float(facts["skip"]),
                 seeds=tuple(facts["seeds"]), states=tensors.get("states"), residual=tensors.get("residual"),
-                facts=facts["facts"],
+                provenance=facts["provenance"],
             )  # fmt: skip
         except InputError:
             raise
@@ -160,7 +171,10 @@ def invert(
     """
     check_images(x0, denoise, "x0")
     entry = find_solver(solver)
-    skip = float(skip)
+    try:
+        skip = float(skip)
+    except (TypeError, ValueError):
+        raise InputError(f"skip {skip!r}: must be a number") from None
     way_back = truncate(sigmas, skip, grid)
     _check_range(way_back, skip, denoise, process)
     seeds = seeds_for(seed, len(x0))
@@ -169,10 +183,7 @@ def invert(
     if skip > 0 or not entry.from_zero:
         rising = rising[1:]
     if len(rising) < 2:
-        raise InputError(
-            f"sigmas: one level alone leaves solver {entry.name!r} no step, since it cannot start at 0; use more steps "
-            f"or a skip"
-        )
+        raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
     injected = unit_noise(x0, seeds) if skip > 0 else torch.zeros_like(x0)
     start = process.inject(x0, injected, rising[0])
     walk = integrate(denoise, start, rising, entry, process, keep_states=keep_states, progress=progress)
@@ -186,16 +197,19 @@ def invert(
         nfe += guarded.nfe
     else:
         noise = process.to_noise(walk.x, top)
-    facts = {
+    provenance = {
         "ssi": __version__,
         "torch": torch.__version__,
         "model": getattr(denoise, "signature", None),
         "grid": grid,
+        "solver_options": {
+            k: v for k, v in getattr(solver, "keywords", {}).items() if isinstance(v, int | float | str)
+        },
         "images_sha256": [tensor_sha256(image) for image in x0],
     }
     return Inversion(
         noise=noise, sigmas=way_back, nfe=nfe, process=process, solver=entry.name, skip=skip, seeds=seeds,
-        states=walk.states, residual=walk.residual, facts=facts,
+        states=walk.states, residual=walk.residual, provenance=provenance,
     )  # fmt: skip
 
 
@@ -244,9 +258,18 @@ def integrate(
         x: state at sigmas[0] in the solver's coordinate, [B, ...].
         sigmas: two or more levels; 0 only at an end.
         solver, process, keep_states, progress: as in `invert`.
+
+    Raises:
+        InputError: fewer than two sigmas, not strictly monotonic, negative, or rising from 0 with a solver that cannot.
+        DenoiserError, Cancelled: as `invert`.
     """
     entry = solver if isinstance(solver, Entry) else find_solver(solver)
-    guarded = _Guarded(denoise, process, steps=len(sigmas) - 1)
+    steps = [b - a for a, b in pairwise(sigmas)]
+    if not steps or min(sigmas) < 0 or not (min(steps) > 0 or max(steps) < 0):
+        raise InputError(f"sigmas: two or more levels, all rising or all falling, are wanted; found {list(sigmas)}")
+    if sigmas[0] == 0 and not entry.from_zero:
+        raise InputError(f"sigmas: solver {entry.name!r} cannot start at 0, where the slope is 0/0")
+    guarded = _Guarded(denoise, process, steps=len(steps))
     states = [x.cpu()] if keep_states else None
     walk = entry.solver(guarded, x, sigmas)
     # With gradients every state of the walk would be kept alive.
@@ -276,7 +299,7 @@ class _Guarded:
         self.denoised = torch.empty(0)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        # A network in half precision still gets its sigma in the state's precision: 0.002 matters.
+        # sigma stays in the state's precision: in half precision 0.002 and 80 would be rounded.
         given = x if self.dtype is None else x.to(self.dtype)
         D = self.denoise(given, x.new_full((len(x),), sigma))
         self.nfe += 1
@@ -289,8 +312,9 @@ class _Guarded:
                 f"the denoiser returned {D.dtype} for {given.dtype} {where}; give it a `dtype` attribute if it "
                 f"computes in another precision"
             )
-        if not bool(D.isfinite().all()):
-            bad = [i for i, sample in enumerate(D) if not bool(sample.isfinite().all())]
+        finite = D.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            bad = (~finite).nonzero().flatten().tolist()
             raise DenoiserError(f"the denoiser returned NaN or Inf for sample(s) {bad} {where}")
         self.denoised = D.to(x.dtype)
         return self.denoised
@@ -298,8 +322,14 @@ class _Guarded:
 
 def unit_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Standard normal noise of `like`'s shape, dtype and device; sample i depends on seeds[i] and the shape only."""
-    drawn = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return torch.stack(drawn).to(like)
+    shape = tuple(like.shape[1:])
+
+    def draw(seed: int) -> Tensor:
+        # dtype and device are spelt out, or a changed global default would change the noise of a seed.
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+    return torch.stack([draw(seed) for seed in seeds]).to(like)
 
 
 def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
@@ -347,13 +377,18 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
     if size is not None and tuple(x.shape[2:]) != (size, size):
         fitted = "x".join(str(n) for n in x.shape[2:])
         raise InputError(f"{what}: is {fitted}, the model takes {size}x{size}; `ssi_core.image.fit` resizes")
-    bad = [i for i, sample in enumerate(x) if not bool(sample.isfinite().all())]
-    if bad:
-        raise InputError(f"{what}: sample(s) {bad} hold NaN or Inf")
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise InputError(f"{what}: sample(s) {(~finite).nonzero().flatten().tolist()} hold NaN or Inf")
 
 
 def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
     """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
+    is_flow = getattr(denoise, "is_flow", None)
+    if is_flow is not None and is_flow != isinstance(process, Flow):
+        raise InputError(
+            f"process {process.name!r}: {'a flow model needs Flow()' if is_flow else 'this is no flow model'}"
+        )
     top, bottom = float(levels[0]), float(levels[-2])
     lowest, highest = 0.0, process.sigma_limit
     for side in (denoise, process):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .precision import float64
 
 SSIM_WINDOW = 11
 
@@ -13,7 +14,7 @@ SSIM_WINDOW = 11
 def mse(image: Tensor, reference: Tensor) -> Tensor:
     """Mean squared error in the [-1, 1] range (the paper's Table 1 scale), [B]."""
     _check(image, reference)
-    return (image.double() - reference.double()).square().flatten(1).mean(1)
+    return (float64(image) - float64(reference)).square().flatten(1).mean(1)
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004: Gaussian window of 11, sigma 1.5), mean over pixels and channels, [B].
 
-    The image is clipped to [-1, 1] first: a display does so too.
+    kornia's: borders are padded by reflection. The image is clipped to [-1, 1] first, as a display does.
 
     Raises:
         InputError: shapes differ, or the image is smaller than the window.
@@ -32,16 +33,18 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     from kornia.metrics import ssim as ssim_map  # a second to import, which most users of the engine never need
 
     _check(image, reference)
+    if image.ndim != 4:
+        raise InputError(f"image: [batch, channels, height, width] is wanted, found shape {tuple(image.shape)}")
     if min(image.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"image: {tuple(image.shape[-2:])} is smaller than SSIM's window of {SSIM_WINDOW}")
     a, b = ((x.float().clamp(-1, 1) + 1) / 2 for x in (image, reference))
-    return ssim_map(a, b, SSIM_WINDOW).flatten(1).mean(1).double()
+    return float64(ssim_map(a, b, SSIM_WINDOW).flatten(1).mean(1))
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between two noises, [B]."""
     _check(a, b)
-    return torch.nn.functional.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
+    return torch.nn.functional.cosine_similarity(float64(a).flatten(1), float64(b).flatten(1))
 
 
 def _check(image: Tensor, reference: Tensor) -> None:

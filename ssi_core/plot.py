@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .artifact import replacing
-from .gaussianity import FIGURES, Gaussianity
+from .errors import InputError
+from .gaussianity import FIGURES, Gaussianity, radial_power
 
 GOOD, BAD, NEUTRAL = "#1a7f5a", "#c0392b", "#4a5568"
 
@@ -18,8 +19,11 @@ GOOD, BAD, NEUTRAL = "#1a7f5a", "#c0392b", "#4a5568"
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 110) -> None:
     """Write a figure atomically; the suffix chooses the format (.png, .svg, .pdf)."""
     path = Path(path)
+    kinds = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in kinds:
+        raise InputError(f"picture {path}: unknown suffix {path.suffix!r}; use one of {', '.join(sorted(kinds))}")
     with replacing(path) as beside:
-        figure.savefig(beside, dpi=dpi, format=path.suffix.lstrip(".") or "png")
+        figure.savefig(beside, dpi=dpi, format=path.suffix.lower().lstrip("."))
 
 
 def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str = "") -> Figure:
@@ -31,7 +35,7 @@ def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str
         sample: which of the batch.
         title: put above the verdict.
     """
-    z = noise[sample].detach().double().cpu()
+    z = noise[sample].detach().cpu().double()
     plane = _plane(z)
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     grid = figure.add_gridspec(2, 6, height_ratios=[1, 1])
@@ -56,8 +60,8 @@ def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str
     axes.set_yticks([])
 
     axes = figure.add_subplot(grid[1, 0:2])
-    frequency, power = radial_spectrum(plane)
-    axes.plot(frequency.numpy(), power.numpy(), color=GOOD if passed else BAD, marker=".")
+    frequency, power = radial_power(plane[None], rings=24)
+    axes.plot(frequency.numpy(), power[0].numpy(), color=GOOD if passed else BAD, marker=".")
     axes.axhline(1, color=NEUTRAL, lw=1, ls="--")
     axes.set_yscale("log")
     axes.set_ylim(min(0.3, float(power.min()) * 0.8), max(3.0, float(power.max()) * 1.2))
@@ -87,20 +91,6 @@ def noise_figure(noise: Tensor, report: Gaussianity, sample: int = 0, title: str
     for i, colour in enumerate(colours):
         table[i + 1, 1].get_text().set_color(colour)
     return figure
-
-
-def radial_spectrum(plane: Tensor, rings: int = 24) -> tuple[Tensor, Tensor]:
-    """Mean power of [C, H, W] in rings of spatial frequency, as (cycles per pixel, power); unit white noise gives 1."""
-    power = torch.fft.fft2(plane, norm="ortho").abs().square().mean(0)
-    fy, fx = (torch.fft.fftfreq(n, dtype=plane.dtype) for n in power.shape)
-    radius = (fy[:, None].square() + fx[None, :].square()).sqrt().flatten()
-    rings = max(2, min(rings, min(power.shape) // 2))
-    ring = (radius * 2 * rings).long().clamp(max=rings - 1)  # corners beyond 0.5 join the last ring
-    ring[0] = rings  # the mean value is no frequency
-    total = torch.zeros(rings + 1, dtype=plane.dtype).index_add_(0, ring, power.flatten())[:rings]
-    count = torch.bincount(ring, minlength=rings + 1)[:rings]
-    kept = count > 0
-    return ((torch.arange(rings) + 0.5) / (2 * rings))[kept], (total / count.clamp_min(1))[kept]
 
 
 def neighbour_correlations(plane: Tensor, reach: int = 3) -> Tensor:

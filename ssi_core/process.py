@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .precision import float64
 
 Number = float | Tensor
 PROCESSES: dict[str, type[Process]] = {}
@@ -101,10 +102,6 @@ def process_from(facts: Mapping[str, Any]) -> Process:
         raise InputError(f"process {name!r}: its parameters do not fit ({error})") from None
 
 
-def _f64(value: Number) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
 class _Additive(Process):
     """x = x0 + sigma n: what VE and VP share in the solver's coordinate."""
 
@@ -115,10 +112,10 @@ class _Additive(Process):
         return (x - denoised) / sigma
 
     def snr(self, sigma: Number) -> Tensor:
-        return _f64(sigma) ** -2
+        return float64(sigma) ** -2
 
     def sigma_of_snr(self, snr: Number) -> Tensor:
-        return _f64(snr) ** -0.5
+        return float64(snr) ** -0.5
 
 
 @register
@@ -138,10 +135,10 @@ class VE(_Additive):
         return noise * sigma
 
     def time(self, sigma: Number) -> Tensor:
-        return _f64(sigma)
+        return float64(sigma)
 
     def sigma(self, time: Number) -> Tensor:
-        return _f64(time)
+        return float64(time)
 
 
 class _Preserving(_Additive):
@@ -170,11 +167,12 @@ class VP(_Preserving):
     beta_max: float = 20.0
 
     def time(self, sigma: Number) -> Tensor:
-        slope = self.beta_max - self.beta_min
-        return ((self.beta_min**2 + 2 * slope * torch.log1p(_f64(sigma) ** 2)).sqrt() - self.beta_min) / slope
+        level = 2 * torch.log1p(float64(sigma) ** 2)
+        # The quadratic formula in the form that neither cancels at small sigma nor needs a slope.
+        return level / (self.beta_min + (self.beta_min**2 + (self.beta_max - self.beta_min) * level).sqrt())
 
     def sigma(self, time: Number) -> Tensor:
-        t = _f64(time)
+        t = float64(time)
         return torch.expm1(self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2).sqrt()
 
     def timestep(self, sigma: Tensor) -> Tensor:
@@ -227,13 +225,13 @@ class DiscreteVP(_Preserving):
     def time(self, sigma: Number) -> Tensor:
         """Fractional index, linear in ln(sigma) between levels; clamped to the first and last index."""
         known = self.sigmas.log()
-        wanted = _f64(sigma).cpu().log()
+        wanted = float64(sigma).cpu().log()
         upper = torch.searchsorted(known, wanted.contiguous()).clamp(1, len(known) - 1)
         low, high = known[upper - 1], known[upper]
         return (upper - 1 + ((wanted - low) / (high - low)).clamp(0, 1)).to(torch.float64)
 
     def sigma(self, time: Number) -> Tensor:
-        t = _f64(time).cpu().clamp(0, len(self.sigmas) - 1)
+        t = float64(time).cpu().clamp(0, len(self.sigmas) - 1)
         low = t.floor().long().clamp(max=len(self.sigmas) - 2)
         return torch.lerp(self.sigmas.log()[low], self.sigmas.log()[low + 1], t - low).exp()
 
@@ -287,13 +285,13 @@ class Flow(Process):
         return (x - (1 - sigma) * denoised) / sigma
 
     def time(self, sigma: Number) -> Tensor:
-        return _f64(sigma)
+        return float64(sigma)
 
     def sigma(self, time: Number) -> Tensor:
-        return _f64(time)
+        return float64(time)
 
     def snr(self, sigma: Number) -> Tensor:
-        return ((1 - _f64(sigma)) / _f64(sigma)) ** 2
+        return ((1 - float64(sigma)) / float64(sigma)) ** 2
 
     def sigma_of_snr(self, snr: Number) -> Tensor:
-        return 1 / (1 + _f64(snr).sqrt())
+        return 1 / (1 + float64(snr).sqrt())

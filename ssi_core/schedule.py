@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,12 +64,12 @@ def ddim_sigmas(kappa: int | Sequence[int], process: DiscreteVP | None = None) -
     """
     levels = (process or DiscreteVP()).sigmas
     total = len(levels)
-    if isinstance(kappa, int):
+    if isinstance(kappa, int | np.integer):
         stride = next((s for s in range(1, total + 1) if len(range(0, total, s)) == kappa), None)
         if stride is None:
             raise InputError(f"kappa {kappa}: no fixed stride gives that many of {total} steps; list the indices")
         kappa = range(0, total, stride)
-    chosen = sorted(kappa, reverse=True)
+    chosen = sorted((int(k) for k in kappa), reverse=True)
     if not chosen:
         raise InputError("kappa: is empty; give at least one index")
     if chosen[-1] < 0 or chosen[0] >= total:
@@ -84,8 +85,7 @@ def flow_sigmas(steps: int, *, shift: float = 1.0, sigma_max: float = 1.0) -> Te
     Returns:
         Tensor [steps + 1], float64, descending, ending in 0.
     """
-    if steps < 1:
-        raise InputError(f"steps {steps}: must be at least 1")
+    _check_steps(steps)
     if not shift > 0 or not 0 < sigma_max <= 1:
         raise InputError(f"shift {shift} must be positive and sigma_max {sigma_max} in (0, 1]")
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -127,7 +127,7 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
         sigmas: a schedule.
         skip: sigma_skip; 0 returns the schedule as it is.
         grid: "keep" drops the levels under `skip`, so that fewer evaluations are spent (and a level that would make
-            a first step of less than a quarter of the next one, since multistep solvers amplify such slivers);
+            a first step of less than a quarter of the next one in log sigma: multistep solvers amplify slivers);
             "spread" has as many levels as before between sigma_max and skip, spaced in the same way (exact for
             Karras schedules with rho 7; others are interpolated in sigma^(1/7)).
 
@@ -144,9 +144,9 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
     if grid not in ("keep", "spread"):
         raise InputError(f"grid {grid!r}: must be 'keep' or 'spread'")
     positive = levels[:-1]
-    kept = positive[positive > skip * (1 + 1e-9)]
     if grid == "spread" and len(positive) > 1:
         return _ended(_pinned(_stretched(positive, skip), skip, float(levels[0])))
+    kept = positive[positive > skip * (1 + 1e-9)]
     if len(kept) > 1 and float(kept[-1] / skip) ** 4 < float(kept[-2] / kept[-1]):
         kept = kept[:-1]
     return _ended(torch.cat([kept, kept.new_tensor([skip])]))
@@ -156,16 +156,12 @@ def _stretched(positive: Tensor, skip: float) -> Tensor:
     """Re-read the curve index -> sigma^(1/7) at as many evenly spaced indices between sigma_max and skip."""
     curve = positive ** (1 / 7)
     target = skip ** (1 / 7)
-    below = int((positive > skip).sum())  # skip lies between indices below - 1 and below
-    if below == len(positive):
-        end = float(below - 1)
-        curve = torch.cat([curve[:-1], curve.new_tensor([target])])
-    else:
-        end = below - 1 + float((curve[below - 1] - target) / (curve[below - 1] - curve[below]))
+    # The pair of indices that skip lies between, or beyond: the last pair, whose line is followed further down.
+    i = min(int((positive > skip).sum()), len(curve) - 1)
+    end = i - 1 + float((curve[i - 1] - target) / (curve[i - 1] - curve[i]))
     index = torch.linspace(0, end, len(positive), dtype=torch.float64)
-    low = index.floor().long().clamp(max=max(len(curve) - 2, 0))
-    high = (low + 1).clamp(max=len(curve) - 1)
-    return torch.lerp(curve[low], curve[high], index - low) ** 7
+    low = index.floor().long().clamp(max=len(curve) - 2)
+    return torch.lerp(curve[low], curve[low + 1], index - low) ** 7
 
 
 def _pinned(levels: Tensor, last: float, first: float) -> Tensor:
@@ -180,8 +176,12 @@ def _ended(levels: Tensor) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)])
 
 
+def _check_steps(steps: int) -> None:
+    if not isinstance(steps, int | np.integer) or steps < 1:
+        raise InputError(f"steps {steps}: must be a whole number of at least 1")
+
+
 def _check_range(steps: int, sigma_min: float, sigma_max: float) -> None:
-    if steps < 1:
-        raise InputError(f"steps {steps}: must be at least 1")
+    _check_steps(steps)
     if not 0 < sigma_min < sigma_max < float("inf"):
         raise InputError(f"sigma range {sigma_min:g}..{sigma_max:g}: needs 0 < sigma_min < sigma_max")

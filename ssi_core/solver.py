@@ -4,8 +4,9 @@ A solver is a generator `solver(denoise, x, sigmas)` that yields the state after
 rising sigmas invert. It knows the denoiser and a list of sigmas, nothing else; counting, checking, progress and
 cancellation are the caller's. `a` is always the level a step leaves, `b` the level it reaches, `D` the estimate of x0.
 
-The Euler step is written x_b = D + (b/a) (x_a - D), which is D itself at b = 0, without 0/0. At a = 0 the slope is
-0/0; only solvers registered with `from_zero` are ever given a grid that rises from 0.
+An Euler step is written x_b = D + (b/a) (x_a - D), which is D itself at b = 0, without 0/0; multistep solvers end
+the same way. At a = 0 the slope is 0/0; only solvers registered with `from_zero` are given a grid that rises
+from 0.
 
 A new solver is one function here, decorated with `@register`.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .precision import float64
 
 
 class Model(Protocol):
@@ -51,18 +53,22 @@ class Entry:
     """The inversion's result is the noise that D predicts in the end state (one more evaluation), not the end state."""
     from_zero: bool = False
     """It can leave sigma 0, because it only looks at D where a step arrives."""
+    tolerance: float = math.inf
+    """For solvers of implicit equations that iterate until they are solved: the residual they call solved."""
 
 
 SOLVERS: dict[str, Entry] = {}
+EXACT_TOLERANCE = 1e-6
 
 
 def register(
-    name: str, *, order: int, ends_in_eps: bool = False, from_zero: bool = False
+    name: str, *, order: int, ends_in_eps: bool = False, from_zero: bool = False, tolerance: float = math.inf
 ) -> Callable[[Solver], Solver]:
     """Make a solver known under `name`; its first docstring line is what lists show."""
 
     def add(solver: Solver) -> Solver:
-        SOLVERS[name] = Entry(name, solver, order, (solver.__doc__ or "").split("\n")[0], ends_in_eps, from_zero)
+        about = (solver.__doc__ or "").split("\n")[0]
+        SOLVERS[name] = Entry(name, solver, order, about, ends_in_eps, from_zero, tolerance)
         return solver
 
     return add
@@ -103,8 +109,8 @@ def euler(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
 def euler_vp(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
     """Euler in the VP time on the scaled state: SSI-DM Algorithm 2, line 6 with s for its s^2. 1 evaluation a step.
 
-    t is that of Appendix B, ln(1 + sigma^2) = beta_min t + slope t^2 / 2. DDIM takes the linear part of the same
-    equation exactly, so `euler` is the better one; this is here to be compared with.
+    t is always that of Appendix B, ln(1 + sigma^2) = beta_min t + slope t^2 / 2, whatever the process. DDIM takes the
+    linear part of the same equation exactly, so `euler` is the better one; this is here to be compared with.
     """
     beta_min, slope = 0.1, 19.9
 
@@ -198,7 +204,10 @@ def _adams_bashforth(
 
 @register("dpmpp-2m", order=2)
 def dpmpp_2m(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
-    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): exact for D linear in log sigma. 1 evaluation a step."""
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2), exponential in log sigma. 1 evaluation a step.
+
+    D is extrapolated in log sigma to the middle of the step and held there; for a constant D the step is exact.
+    """
     previous: tuple[float, Tensor] | None = None
     for a, b in pairwise(sigmas):
         D = denoise(x, a)
@@ -230,21 +239,24 @@ def fixed_point(denoise: Model, x: Tensor, sigmas: Sequence[float], *, iteration
         y = x + (b - a) * slope
         for _ in range(iterations):
             D = denoise(y, b)
+            left = residual(
+                y, D
+            )  # of the last iterate that D has seen: the one returned is better where this contracts
             y = image(y, D)
         slope = (y - x) / (b - a)
-        worst = torch.maximum(worst, residual(y, D))
+        worst = torch.maximum(worst, left)
         x = y
         yield x
     return worst
 
 
-@register("exact", order=1, from_zero=True)
+@register("exact", order=1, from_zero=True, tolerance=EXACT_TOLERANCE)
 def exact(
     denoise: Model,
     x: Tensor,
     sigmas: Sequence[float],
     *,
-    tolerance: float = 1e-6,
+    tolerance: float = EXACT_TOLERANCE,
     iterations: int = 40,
     memory: int = 5,
 ) -> Walk:
@@ -318,8 +330,8 @@ class _Anderson:
         self.images, self.errors = self.images[-self.memory - 1 :], self.errors[-self.memory - 1 :]
         if len(self.errors) == 1:
             return image
-        error = self.errors[-1].double()
-        dE = torch.stack([error - e.double() for e in self.errors[:-1]], dim=-1)  # [B, d, m]
+        error = float64(self.errors[-1])
+        dE = torch.stack([error - float64(e) for e in self.errors[:-1]], dim=-1)  # [B, d, m]
         dG = torch.stack([self.images[-1] - g for g in self.images[:-1]], dim=-1)
         gram = dE.mT @ dE
         # The differences become parallel near the solution; a little ridge keeps the solve harmless there.

@@ -199,9 +199,7 @@ def test_a_folder_without_permission_says_so(tmp_path, monkeypatch, write):
     def refused(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(
-        "ssi_core.artifact.tempfile.mkstemp", refused
-    )  # root may write anywhere, so chmod proves nothing
+    monkeypatch.setattr("ssi_core.artifact.Path.touch", refused)  # root may write anywhere, so chmod proves nothing
     with pytest.raises(InputError, match="Permission denied"):
         write(tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []

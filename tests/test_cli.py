@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssi_core import Inversion, gaussianity, load_image, save_image
+from ssi_core import Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, save_image
 from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 
@@ -78,6 +78,34 @@ def test_interpolate_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
     assert ssi(capsys, "interpolate", *artefacts, "--frames", 3, "--out", out)[0] == 0
 
 
+def test_an_artefact_of_several_pictures(capsys, tmp_path):
+    several, out = tmp_path / "several.ssi.safetensors", tmp_path / "out"
+    scenes = draw_scenes(range(HELD_OUT, HELD_OUT + 3))
+    invert(demo_denoiser(), scenes, karras_sigmas(6), skip=0.1).save(several)
+    code, said, _ = ssi(capsys, "reconstruct", several, "--out", out)
+    assert code == 0
+    assert "5 evaluations, 3 picture(s)" in said
+    assert sorted(p.name for p in out.iterdir()) == [f"several-{i}.reconstructed.png" for i in range(3)]
+    assert "several-2" in ssi(capsys, "inspect", several)[1]
+    code, _, said = ssi(capsys, "interpolate", several, several, "--out", out)
+    assert code == 2
+    assert "holds 3 pictures" in said
+
+
+def test_a_picture_beside_an_artefact_is_inverted_as_that_was(capsys, pictures, tmp_path):
+    assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, "--solver", "ab2-log", *FEW)[0] == 0
+    artefact = tmp_path / "scene 0.ssi.safetensors"
+    assert ssi(capsys, "interpolate", artefact, pictures[1], "--frames", 3, "--seed", 4, "--out", tmp_path)[0] == 0
+    assert (tmp_path / "scene 0-scene 1.webp").exists()
+
+
+def test_an_unknown_figure_format_is_told(capsys, pictures, tmp_path):
+    assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, *FEW)[0] == 0
+    code, _, said = ssi(capsys, "inspect", tmp_path / "scene 0.ssi.safetensors", "--out", tmp_path / "fig.xyz")
+    assert code == 2
+    assert "unknown suffix '.xyz'" in said
+
+
 def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
     stripes = torch.ones(1, 3, 32, 32)
     stripes[..., ::2] = -1
@@ -106,6 +134,7 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["inspect", "missing.safetensors"], "no such file"),
         (["interpolate", "{picture}", "missing.png"], "no such file"),
         (["interpolate", "{picture}", "{picture}", "--method", "swirl"], "method 'swirl': unknown; known are"),
+        (["invert", "a [final][/x].png"], "a [final][/x].png: no such file"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(capsys, tmp_path, pictures, arguments, complaint):

@@ -4,7 +4,22 @@ import pytest
 import torch
 from exact import Counted, gaussian, normal
 
-from ssi_core import EDM, VP, X0, Clipped, DiscreteVP, Eps, Flow, Guided, V, Velocity, invert, karras_sigmas
+from ssi_core import (
+    EDM,
+    VP,
+    X0,
+    Clipped,
+    DiscreteVP,
+    Eps,
+    Flow,
+    Guided,
+    InputError,
+    V,
+    Velocity,
+    flow_sigmas,
+    invert,
+    karras_sigmas,
+)
 from ssi_core.denoiser import like
 
 SIGMA = torch.tensor([0.05, 1.0, 30.0], dtype=torch.float64)
@@ -92,3 +107,70 @@ def test_clipped_clamps_the_estimate_only():
     x = 5 * normal(2, 1, 2, 4)
     assert Clipped(lambda x, sigma: x)(x, SIGMA[:2]).abs().max() == 1
     assert torch.equal(Clipped(lambda x, sigma: x / 100)(x, SIGMA[:2]), x / 100)
+
+
+class Conditional(torch.nn.Module):
+    """A linear eps network in a dtype of its own, with a condition; remembers what it was given."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.mix = torch.nn.Conv2d(3, 3, 1, dtype=dtype)
+        self.given = []
+
+    def forward(self, x, time, condition=None):
+        self.given.append((x.dtype, time.dtype))
+        return self.mix(x) + (0 if condition is None else condition[:, :, None, None].to(x.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("state", [torch.float32, torch.float64])
+def test_a_network_computes_in_its_own_dtype(dtype, state):
+    vp = DiscreteVP()
+    x, sigma = torch.randn(2, 3, 4, 4, dtype=state), torch.tensor([0.3, 40.0], dtype=state)
+    for wrap in (
+        EDM,
+        Velocity,
+        lambda n: Eps(n, vp.timestep),
+        lambda n: V(n, vp.timestep),
+        lambda n: X0(n, vp.timestep),
+    ):
+        network = Conditional(dtype)
+        with torch.no_grad():
+            D = wrap(network)(x, sigma)
+        assert D.dtype == state
+        assert D.isfinite().all()
+        ((given, time),) = network.given
+        assert given == dtype
+        assert time in (torch.float32, torch.float64)
+
+
+def test_guidance_goes_around_a_parametrisation_and_keeps_its_facts():
+    network = Conditional(torch.float32)
+    inner = Eps(network, DiscreteVP().timestep)
+    inner.sigma_min = 0.01
+    c, u = torch.ones(1, 3), torch.zeros(1, 3)
+    x, sigma = torch.randn(2, 3, 4, 4), torch.tensor([0.3, 4.0])
+    with torch.no_grad():
+        wanted = inner(x, sigma, u.expand(2, 3)) + 2.5 * (
+            inner(x, sigma, c.expand(2, 3)) - inner(x, sigma, u.expand(2, 3))
+        )
+        torch.testing.assert_close(Guided(inner, c, u, 2.5)(x, sigma), wanted)
+        torch.testing.assert_close(Guided(inner, c, u)(x, sigma), inner(x, sigma, c.expand(2, 3)))
+    assert Clipped(Guided(inner, c, u)).sigma_min == 0.01
+    with pytest.raises(AttributeError):
+        Clipped(inner).colour  # noqa: B018
+
+
+def test_a_clipped_model_still_refuses_a_skip_under_its_smallest_sigma():
+    inner = Eps(Conditional(torch.float32), DiscreteVP().timestep)
+    inner.sigma_min = 0.01
+    with pytest.raises(InputError, match=r"smallest sigma, 0\.01"):
+        invert(Clipped(inner), torch.zeros(1, 3, 4, 4), karras_sigmas(4, sigma_min=0.01), skip=0.001)
+
+
+def test_a_flow_model_needs_a_flow_process():
+    x = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(InputError, match=r"needs Flow\(\)"):
+        invert(Velocity(Conditional(torch.float32)), x, flow_sigmas(4), skip=0.1)
+    with pytest.raises(InputError, match="no flow model"):
+        invert(EDM(Conditional(torch.float32)), x, flow_sigmas(4), skip=0.1, process=Flow())

@@ -377,12 +377,12 @@ def test_saved_inversion_comes_back_bit_for_bit(tmp_path, process, dtype):
         ours, theirs = getattr(inv, name), getattr(back, name)
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs), name
-    for name in ("nfe", "process", "solver", "skip", "seeds", "facts"):
+    for name in ("nfe", "process", "solver", "skip", "seeds", "provenance"):
         assert getattr(inv, name) == getattr(back, name), name
-    assert back.facts["model"] == "exact gaussian"
-    assert len(set(back.facts["images_sha256"])) == 3
-    assert back.facts["grid"] == "keep"
-    assert back.facts["torch"] == torch.__version__
+    assert back.provenance["model"] == "exact gaussian"
+    assert len(set(back.provenance["images_sha256"])) == 3
+    assert back.provenance["grid"] == "keep"
+    assert back.provenance["torch"] == torch.__version__
 
 
 def test_a_loaded_inversion_reconstructs_the_same_bits(tmp_path):
@@ -397,10 +397,10 @@ def test_a_loaded_inversion_reconstructs_the_same_bits(tmp_path):
 
 def test_image_hash_is_of_the_image_and_not_of_the_batch():
     data, x0 = setting(VE())
-    whole = invert(data, x0, karras_sigmas(4)).facts["images_sha256"]
-    assert invert(data, x0[1:2], karras_sigmas(4)).facts["images_sha256"] == whole[1:2]
+    whole = invert(data, x0, karras_sigmas(4)).provenance["images_sha256"]
+    assert invert(data, x0[1:2], karras_sigmas(4)).provenance["images_sha256"] == whole[1:2]
     nudged = x0 + 1e-3
-    assert not set(invert(data, nudged, karras_sigmas(4)).facts["images_sha256"]) & set(whole)
+    assert not set(invert(data, nudged, karras_sigmas(4)).provenance["images_sha256"]) & set(whole)
 
 
 @pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if not entry.from_zero])

@@ -37,7 +37,7 @@ def test_ssi_noise_is_gaussian_and_reconstructs(lab, scenes):
     mean, floor = trip.summary(), trip.report.floor
     assert mean["gaussian_share"] == 1
     assert abs(mean["std"] - 1) <= 0.02
-    for name, times in {"chan": 1.15, "ks": 1.15, "hori": 1.03, "vert": 1.03, "block_std": 1.1}.items():
+    for name, times in {"chan": 1.15, "ks": 1.15, "hori": 1.03, "vert": 1.03, "block_spread": 1.1}.items():
         assert mean[name] <= times * float(getattr(floor, name)), name
     assert abs(mean["kurtosis"]) <= 0.05
     assert abs(mean["edge"]) <= 0.03

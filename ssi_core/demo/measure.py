@@ -76,7 +76,7 @@ class Plan:
         return [s for pair in self.pairs.values() for s in pair] + [self.frugal] + [self.paper_way] * scenes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoundTrip:
     """Images, what they were inverted to, and what came back."""
 
@@ -131,9 +131,14 @@ class Laboratory:
                 self.denoise, images, self.sigmas(setting.steps), skip=setting.skip, solver=setting.solver,
                 seed=seed, progress=self.progress,
             )  # fmt: skip
-            start = inversion.process.from_noise(inversion.noise, float(inversion.sigmas[0]))
-            down = integrate(self.denoise, start, inversion.sigmas.tolist(), setting.solver, progress=self.progress)
-            self._done[key] = RoundTrip(setting, images, inversion, down.x, inversion.nfe + down.nfe)
+            seen: list[Progress] = []
+
+            def watch(now: Progress) -> bool | None:
+                seen[:] = [now]
+                return self.progress(now) if self.progress else None
+
+            back = reconstruct(self.denoise, inversion.noise, inversion.sigmas, solver=setting.solver, progress=watch)
+            self._done[key] = RoundTrip(setting, images, inversion, back, inversion.nfe + seen[-1].nfe)
         return self._done[key]
 
     def damage(self, trip: RoundTrip, share: float = 0.05) -> Tensor:

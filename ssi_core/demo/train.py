@@ -1,7 +1,7 @@
 """Train the demo model: `python -m ssi_core.demo.train --out weights.safetensors`.
 
-A kill loses nothing: training goes on from the last checkpoint, and since every batch is drawn from (seed, step), the
-result is the one that an unbroken run would have given.
+A killed run goes on from its last checkpoint. Every batch is drawn from (seed, step), so that it sees the data that an
+unbroken run sees.
 """
 
 from __future__ import annotations
