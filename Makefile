@@ -25,10 +25,11 @@ unit: $(VENV)/.ready-test
 train: $(VENV)/.ready-test
 	$(RUN) ssi_core.demo.train --out out/demo32.safetensors
 
-# Only the demo and the tests pin torch: its CPU build is quick to get, and one version makes results comparable.
+# Only the demo and the tests pin torch, so that results are comparable. Where PyPI's torch is a CUDA build and you want
+# the small one for CPUs: make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet torch==2.13.0
+	$(RUN) pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(RUN) pip install --quiet --editable .
 	touch $@
 

@@ -82,7 +82,11 @@ class Rule:
 
 
 CHANCE = 6.0
-"""Standard deviations of the floor that chance is granted. @@ALARMS@@"""
+"""Standard deviations of the floor that chance is granted.
+
+False alarms measured on true noise: 2 in 40,000 reports at 3x32x32, none in 1,000 at 4x64x64, 41 in 20,000 at 4x8x8,
+where rings and blocks hold few values.
+"""
 
 _STRUCTURE = "image structure is left in the noise"
 FIGURES: dict[str, Rule] = {
@@ -98,7 +102,7 @@ FIGURES: dict[str, Rule] = {
     "lag1_h": Rule("signed correlation of horizontal neighbours", 0.04, above=_STRUCTURE, below="neighbours alternate"),
     "lag1_v": Rule("signed correlation of vertical neighbours", 0.04, above=_STRUCTURE, below="neighbours alternate"),
     "lag1_t": Rule("signed correlation of successive frames", 0.04, above="frames repeat", below="frames alternate"),
-    "flatness": Rule("flatness of the radial spectrum", 0.05, below="some spatial frequencies dominate"),
+    "flatness": Rule("flatness of the radial spectrum", 0.08, below="some spatial frequencies dominate"),
     "block_spread": Rule(
         f"spread of the standard deviation over {BLOCK}x{BLOCK} blocks", 0.05, above="some regions are quieter"
     ),
