@@ -28,7 +28,7 @@ from .solver import Entry, Solver, find_solver
 from .version import __version__
 
 DEFAULT_SOLVER = "dpmpp-2m"
-DEFAULT_SKIP = 0.05
+DEFAULT_SKIP = 0.07
 
 
 @dataclass(frozen=True, eq=False)

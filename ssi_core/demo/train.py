@@ -34,6 +34,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo model on drawn landscapes and photo crops.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights to write (.safetensors)")
     parser.add_argument("--steps", type=int, default=10_000, help="optimiser steps [10000]")
+    parser.add_argument("--stop-at", type=int, metavar="STEP", help="end early, with the schedule of --steps [--steps]")
     parser.add_argument("--batch", type=int, default=64, help="images a step [64]")
     parser.add_argument("--photos", type=float, default=0.3, help="share of photo crops in a batch [0.3]")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate of Adam [0.0015]")
@@ -98,7 +99,8 @@ def train(o: argparse.Namespace) -> None:
     }
 
     began, shown = time.monotonic(), 0.0
-    for step in range(start, o.steps):
+    last = o.steps if o.stop_at is None else min(o.steps, o.stop_at)
+    for step in range(start, last):
         generator = torch.Generator().manual_seed(o.seed * 1_000_003 + step)
         picked = [p[torch.randint(len(p), (n,), generator=generator).to(device)] for p, n in pools.values()]
         clean = torch.cat(picked)
@@ -127,7 +129,7 @@ def train(o: argparse.Namespace) -> None:
             minutes = (spent + time.monotonic() - began) / 60
             print(f"step {step + 1}/{o.steps}  loss {shown / 100:.4f}  {minutes:.1f} min", flush=True)
             shown = 0.0
-        if (step + 1) % 500 == 0 or step + 1 == o.steps:
+        if (step + 1) % 500 == 0 or step + 1 == last:
             seconds = spent + time.monotonic() - began
             with replacing(checkpoint) as beside:
                 torch.save(
