@@ -1,0 +1,112 @@
+"""What the U-Nets of all families are made of.
+
+Networks are built from a namespace of layer classes (`torch.nn` by default), so that a host can pass its own, which
+cast or move their weights. Whatever may be written over is (activations are most of the memory), except where
+autograd still needs it.
+
+Sizes: B batch, C channels, H x W pixels, T = H W positions, E embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Layers(Protocol):
+    """The layer classes a network is built from; each takes the arguments of its namesake in `torch.nn`."""
+
+    Linear: Any
+    Conv1d: Any
+    Conv2d: Any
+    GroupNorm: Any
+    Embedding: Any
+
+
+def silu_(x: Tensor) -> Tensor:
+    """SiLU, in place unless a gradient has to pass."""
+    return F.silu(x, inplace=not x.requires_grad)
+
+
+def conditioned_norm(x: Tensor, norm: nn.Module, scale: Tensor, shift: Tensor) -> Tensor:
+    """norm(x) * (1 + scale) + shift in one pass.
+
+    The per-sample affine is folded into the norm's own by treating the batch as channels: [B, C] becomes [1, B C],
+    with as many times the groups.
+
+    Args:
+        x: [B, C, H, W].
+        norm: a GroupNorm of C channels.
+        scale, shift: [B, C].
+    """
+    batch, channels = x.shape[:2]
+    weight, bias = norm.weight.to(scale), norm.bias.to(scale)
+    gain = (weight * (1 + scale)).flatten().to(x.dtype)
+    offset = (bias * (1 + scale) + shift).flatten().to(x.dtype)
+    folded = x.reshape(1, batch * channels, *x.shape[2:])
+    return F.group_norm(folded, batch * norm.num_groups, gain, offset, norm.eps).view_as(x)
+
+
+def sinusoidal(t: Tensor, channels: int, *, last: int = 0) -> Tensor:
+    """[cos, sin] of t at frequencies from 1 down to 1/10000 (Vaswani et al. 2017, halves side by side).
+
+    Args:
+        t: [B], any real numbers.
+        channels: C; an odd one is padded with a zero.
+        last: 1 where the last frequency is exactly 1/10000 ("endpoint"), 0 where the next one would be.
+
+    Returns:
+        [B, C] float32.
+    """
+    half = channels // 2
+    ramp = torch.arange(half, dtype=torch.float32, device=t.device)
+    # The rounding of this expression decides the result at t = 1000, so it is the originals'.
+    frequencies = torch.exp(-math.log(10000) * ramp / (half - last))
+    angles = t.float()[:, None] * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, channels % 2))
+
+
+Order = Literal["head-qkv-dim", "qkv-head-dim", "head-dim-qkv"]
+"""How the 3 C channels of a joint query-key-value projection are laid out, outermost first."""
+
+
+def attention(qkv: Tensor, heads: int, order: Order) -> Tensor:
+    """Softmax attention between all positions, scaled by 1/sqrt(C / heads).
+
+    Args:
+        qkv: [B, 3 C, ...] with T positions in the trailing dimensions.
+        heads: their number; divides C.
+        order: the layout of the 3 C channels.
+
+    Returns:
+        [B, C, T].
+    """
+    batch, width = qkv.shape[0], qkv.shape[1] // (3 * heads)
+    if order == "head-qkv-dim":
+        q, k, v = qkv.reshape(batch, heads, 3, width, -1).unbind(2)
+    elif order == "qkv-head-dim":
+        q, k, v = qkv.reshape(batch, 3, heads, width, -1).unbind(1)
+    else:
+        q, k, v = qkv.reshape(batch, heads, width, 3, -1).unbind(3)
+    mixed = F.scaled_dot_product_attention(*(part.transpose(2, 3).contiguous() for part in (q, k, v)))
+    return mixed.transpose(2, 3).reshape(batch, heads * width, -1)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Mean over 2x2 pixels; H and W must be even."""
+    return F.avg_pool2d(x, 2)
+
+
+def double(x: Tensor) -> Tensor:
+    """Each pixel repeated 2x2."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def assign(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Give a network built on the meta device its weights, without a copy; eval mode, no gradients for parameters."""
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
