@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .layers import Layers, Order, attention, conditioned_norm, double, halve, silu_, sinusoidal
+from .layers import Layers, Order, attention, conditioned_norm, double, halve, openai_frequencies, silu_, sinusoidal
 
 GROUPS = 32
 
@@ -63,12 +63,13 @@ class UNetConfig:
             number, named = channels // max(self.num_head_channels, 1), "num_head_channels"
         size = self.num_head_channels if self.num_head_channels != -1 else channels // max(number, 1)
         if number < 1 or number * size != channels:
-            raise InputError(f"{named} {getattr(self, named)}: does not divide an attention block of {channels} channels")
+            given = getattr(self, named)
+            raise InputError(f"{named} {given}: does not divide an attention block of {channels} channels")
         return number
 
 
-class Stage(nn.Sequential):
-    """Layers in a row, those of them that want the embedding being given it."""
+class Stage(nn.ModuleList):
+    """Layers in a row; those that want the embedding are given it."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for layer in self:
@@ -103,7 +104,14 @@ class ResBlock(nn.Module):
     """Norm, SiLU, (resample,) convolution; the embedding; norm, SiLU, convolution; added to the (resampled) input."""
 
     def __init__(
-        self, channels: int, out_channels: int, config: UNetConfig, layers: Layers, *, up: bool = False, down: bool = False
+        self,
+        channels: int,
+        out_channels: int,
+        config: UNetConfig,
+        layers: Layers,
+        *,
+        up: bool = False,
+        down: bool = False,
     ) -> None:
         super().__init__()
         self.resample = double if up else halve if down else None
@@ -185,20 +193,24 @@ class UNet(nn.Module):
         self.input_blocks = nn.ModuleList(self._encoder(layers, skips))
         bottom = skips[-1]
         self.middle_block = Stage(
-            ResBlock(bottom, bottom, config, layers),
-            AttentionBlock(bottom, config.heads(bottom), config, layers),
-            ResBlock(bottom, bottom, config, layers),
+            [
+                ResBlock(bottom, bottom, config, layers),
+                AttentionBlock(bottom, config.heads(bottom), config, layers),
+                ResBlock(bottom, bottom, config, layers),
+            ]
         )
         self.output_blocks = nn.ModuleList(self._decoder(layers, skips))
         first = config.widths[0]
         self.out = nn.Sequential(
-            layers.GroupNorm(GROUPS, first, eps=1e-5), nn.SiLU(), layers.Conv2d(first, config.out_channels, 3, padding=1)
+            layers.GroupNorm(GROUPS, first, eps=1e-5),
+            nn.SiLU(),
+            layers.Conv2d(first, config.out_channels, 3, padding=1),
         )
 
     def _encoder(self, layers: Layers, skips: list[int]) -> Iterator[Stage]:
         c, config = self.config.widths[0], self.config
         skips.append(c)
-        yield Stage(layers.Conv2d(config.in_channels, c, 3, padding=1))
+        yield Stage([layers.Conv2d(config.in_channels, c, 3, padding=1)])
         for level, width in enumerate(config.widths):
             for _ in range(config.num_res_blocks):
                 stage: list[nn.Module] = [ResBlock(c, width, config, layers)]
@@ -206,13 +218,13 @@ class UNet(nn.Module):
                 if 2**level in config.attention_resolutions:
                     stage.append(AttentionBlock(c, config.heads(c), config, layers))
                 skips.append(c)
-                yield Stage(*stage)
+                yield Stage(stage)
             if level < len(config.widths) - 1:
                 skips.append(c)
                 if config.resblock_updown:
-                    yield Stage(ResBlock(c, c, config, layers, down=True))
+                    yield Stage([ResBlock(c, c, config, layers, down=True)])
                 else:
-                    yield Stage(Downsample(c, config.conv_resample, layers))
+                    yield Stage([Downsample(c, config.conv_resample, layers)])
 
     def _decoder(self, layers: Layers, skips: list[int]) -> Iterator[Stage]:
         c, config = skips[-1], self.config
@@ -228,12 +240,13 @@ class UNet(nn.Module):
                         stage.append(ResBlock(c, c, config, layers, up=True))
                     else:
                         stage.append(Upsample(c, config.conv_resample, layers))
-                yield Stage(*stage)
+                yield Stage(stage)
 
     def embed(self, t: Tensor, labels: Tensor | None) -> Tensor:
         """SiLU of the sum of time and label embedding, [B, E]; t [B] real, labels int64 [B] where there are classes."""
-        weight = self.time_embed[0].weight
-        emb = self.time_embed(sinusoidal(t, self.config.model_channels).to(weight.dtype))
+        channels = self.config.model_channels
+        waves = sinusoidal(t, openai_frequencies(channels // 2, t.device), channels=channels)
+        emb: Tensor = self.time_embed(waves)
         if labels is not None:
             emb = emb + self.label_emb(labels)
         return silu_(emb)

@@ -76,7 +76,11 @@ def _list_tensors(archive: Archive) -> None:
     archive.file.seek(0)
     if size == 0:
         raise InputError(f"{archive.path}: is empty")
-    if start[:4] == b"PK\x03\x04":
+    # First, because the length that a safetensors file starts with can look like the beginning of anything else.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
+        archive.container = "safetensors"
+        _safetensors(archive)
+    elif start[:4] == b"PK\x03\x04":
         archive.container = "torch zip"
         torch_zip(archive)
     elif start[:1] == b"\x80" and start[2:15] == LEGACY_MAGIC:
@@ -85,9 +89,6 @@ def _list_tensors(archive: Archive) -> None:
     elif start[:1] == b"\x80" or re.match(rb"c[\w.]+\r?\n[\w.]+\r?\n", start):
         archive.container = "pickle"
         plain_pickle(archive)
-    elif start[8:9] == b"{":
-        archive.container = "safetensors"
-        _safetensors(archive)
     else:
         raise InputError(
             f"{archive.path}: is no checkpoint: it starts with {start[:8]!r}, which is neither a torch file, a "

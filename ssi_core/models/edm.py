@@ -7,7 +7,6 @@ Parameter names are those of the published files, in which every block is named 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .layers import Layers, attention, conditioned_norm, double, halve, silu_, sinusoidal
+from .layers import Layers, attention, conditioned_norm, double, halve, nvlabs_frequencies, silu_, sinusoidal
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,11 @@ class Block(nn.Module):
         return x
 
 
+def swap(embedding: Tensor) -> Tensor:
+    """[cos, sin] as [sin, cos]."""
+    return torch.cat(embedding.chunk(2, dim=1)[::-1], dim=1)
+
+
 class Fourier(nn.Module):
     """[sin, cos] of 2 pi t times random frequencies that the file holds (NCSN++)."""
 
@@ -177,8 +181,7 @@ class Fourier(nn.Module):
         self.register_buffer("freqs", torch.zeros(channels // 2))
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = t.float()[:, None] * (2 * math.pi * self.freqs.float())
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        return swap(sinusoidal(t, 2 * math.pi * self.freqs.float()))
 
 
 class Positional(nn.Module):
@@ -189,7 +192,7 @@ class Positional(nn.Module):
         self.channels = channels
 
     def forward(self, t: Tensor) -> Tensor:
-        return torch.cat(sinusoidal(t, self.channels, last=1).chunk(2, dim=1)[::-1], dim=1)
+        return swap(sinusoidal(t, nvlabs_frequencies(self.channels // 2, t.device, endpoint=True)))
 
 
 class Auxiliary(nn.Module):
@@ -297,7 +300,8 @@ class SongUNet(_EDMUNet):
 
     def __init__(self, config: EDMNetConfig, layers: Layers = nn) -> None:
         super().__init__(config, layers)
-        noise, width = config.model_channels * config.channel_mult_noise, config.model_channels * config.channel_mult_emb
+        noise = config.model_channels * config.channel_mult_noise
+        width = config.model_channels * config.channel_mult_emb
         self.map_noise = Fourier(noise) if config.embedding_type == "fourier" else Positional(noise)
         self.map_label = layers.Linear(config.label_dim, noise) if config.label_dim else None
         self.map_augment = layers.Linear(config.augment_dim, noise, bias=False) if config.augment_dim else None
@@ -310,12 +314,11 @@ class SongUNet(_EDMUNet):
             self.enc[f"{name}_aux_down"] = Auxiliary(self.down)
             self.enc[f"{name}_aux_skip"] = layers.Conv2d(config.in_channels, channels, 1)
         elif config.encoder_type == "residual":
-            first = not any(known.endswith("_aux_residual") for known in self.enc)
-            source = config.in_channels if first else self._residual_width
+            before = [block.out_channels for name, block in self.enc.items() if name.endswith("_aux_residual")]
+            source = before[-1] if before else config.in_channels
             # The filter's padding is given to the convolution before it, which so sees real pixels further out.
             padding = 1 + (len(config.resample_filter) - 1) // 2
             self.enc[f"{name}_aux_residual"] = self.down.attach(layers.Conv2d(source, channels, 3, padding=padding))
-            self._residual_width = channels
 
     def _add_decoder_auxiliary(self, level: int, name: str, channels: int, layers: Layers) -> None:
         config = self.config
@@ -364,7 +367,8 @@ class DhariwalUNet(_EDMUNet):
         self.out_conv = layers.Conv2d(c, config.out_channels, 3, padding=1)
 
     def embed(self, t: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        emb = sinusoidal(t, self.config.model_channels).to(self.map_layer0.weight.dtype)
+        frequencies = nvlabs_frequencies(self.config.model_channels // 2, t.device, endpoint=False)
+        emb = sinusoidal(t, frequencies).to(self.map_layer0.weight.dtype)
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels.to(emb))
         emb = self.map_layer1(silu_(self.map_layer0(emb)))

@@ -1,4 +1,7 @@
-"""What a checkpoint family has to say about its files. A new family is one class like this, listed in `recognise.py`."""
+"""What a checkpoint family has to say about its files.
+
+A new family is one class like `Family`, listed in `recognise.py`.
+"""
 
 from __future__ import annotations
 

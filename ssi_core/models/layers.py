@@ -32,7 +32,7 @@ def silu_(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not x.requires_grad)
 
 
-def conditioned_norm(x: Tensor, norm: nn.Module, scale: Tensor, shift: Tensor) -> Tensor:
+def conditioned_norm(x: Tensor, norm: Any, scale: Tensor, shift: Tensor) -> Tensor:
     """norm(x) * (1 + scale) + shift in one pass.
 
     The per-sample affine is folded into the norm's own by treating the batch as channels: [B, C] becomes [1, B C],
@@ -51,23 +51,33 @@ def conditioned_norm(x: Tensor, norm: nn.Module, scale: Tensor, shift: Tensor) -
     return F.group_norm(folded, batch * norm.num_groups, gain, offset, norm.eps).view_as(x)
 
 
-def sinusoidal(t: Tensor, channels: int, *, last: int = 0) -> Tensor:
-    """[cos, sin] of t at frequencies from 1 down to 1/10000 (Vaswani et al. 2017, halves side by side).
+def openai_frequencies(half: int, device: torch.device) -> Tensor:
+    """From 1 down to 1/10000, which would be the next one; in the float32 rounding of OpenAI's code."""
+    return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=device) / half)
+
+
+def nvlabs_frequencies(half: int, device: torch.device, *, endpoint: bool) -> Tensor:
+    """From 1 down to 1/10000, which is the last one with `endpoint`; in the float32 rounding of NVlabs' code."""
+    ramp = torch.arange(half, dtype=torch.float32, device=device) / (half - (1 if endpoint else 0))
+    return (1 / 10000) ** ramp
+
+
+def sinusoidal(t: Tensor, frequencies: Tensor, *, channels: int | None = None) -> Tensor:
+    """[cos, sin] of t times each frequency (Vaswani et al. 2017, halves side by side).
+
+    At t = 1000 the rounding of the frequencies decides the result, so there are two functions for them.
 
     Args:
         t: [B], any real numbers.
-        channels: C; an odd one is padded with a zero.
-        last: 1 where the last frequency is exactly 1/10000 ("endpoint"), 0 where the next one would be.
+        frequencies: [F].
+        channels: C; one more than 2 F is padded with a zero.
 
     Returns:
-        [B, C] float32.
+        [B, 2 F or C] float32.
     """
-    half = channels // 2
-    ramp = torch.arange(half, dtype=torch.float32, device=t.device)
-    # The rounding of this expression decides the result at t = 1000, so it is the originals'.
-    frequencies = torch.exp(-math.log(10000) * ramp / (half - last))
     angles = t.float()[:, None] * frequencies
-    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, channels % 2))
+    both = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return both if channels is None else F.pad(both, (0, channels - both.shape[1]))
 
 
 Order = Literal["head-qkv-dim", "qkv-head-dim", "head-dim-qkv"]
@@ -92,7 +102,8 @@ def attention(qkv: Tensor, heads: int, order: Order) -> Tensor:
         q, k, v = qkv.reshape(batch, 3, heads, width, -1).unbind(1)
     else:
         q, k, v = qkv.reshape(batch, heads, width, 3, -1).unbind(3)
-    mixed = F.scaled_dot_product_attention(*(part.transpose(2, 3).contiguous() for part in (q, k, v)))
+    q, k, v = (part.transpose(2, 3).contiguous() for part in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v)
     return mixed.transpose(2, 3).reshape(batch, heads * width, -1)
 
 

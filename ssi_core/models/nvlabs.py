@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,16 @@ class NVLabs:
     is assumed, as in the original's own command line, and `class_name` (or `precond`) says otherwise.
     """
 
-    name = "nvlabs-edm"
-    prefix = "model."
-    null_label = True
-    arguments = frozenset(
+    name: ClassVar[str] = "nvlabs-edm"
+    prefix: ClassVar[str] = "model."
+    null_label: ClassVar[bool] = True
+    arguments: ClassVar[frozenset[str]] = frozenset(
         {field.name for field in fields(EDMNetConfig)}
         | {"img_channels", "image_size", "class_name", "precond", "sigma_data", "sigma_min", "sigma_max"}
         | {"beta_d", "beta_min", "M", "epsilon_t"}
     )
-    inert = frozenset({"dropout", "label_dropout", "use_fp16", "C_1", "C_2"})
-    defaults: Mapping[str, Any] = {
+    inert: ClassVar[frozenset[str]] = frozenset({"dropout", "label_dropout", "use_fp16", "C_1", "C_2"})
+    defaults: ClassVar[Mapping[str, Any]] = {
         "class_name": "EDMPrecond", "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5,
     }  # fmt: skip
 
@@ -155,11 +155,17 @@ class NVLabs:
     def meaning(self, facts: Facts, tensors: Tensors) -> Meaning:
         kind = facts["class_name"]
         if kind == "VPPrecond":
-            beta_min, last = float(facts["beta_min"]), int(facts["M"]) - 1
-            process = VP(beta_min, beta_min + float(facts["beta_d"]))
+            beta_min, slope, last = float(facts["beta_min"]), float(facts["beta_d"]), int(facts["M"]) - 1
+            process = VP(beta_min, beta_min + slope)
+
+            def timestep(sigma: Tensor) -> Tensor:
+                # `process.time` in float32: a Fourier embedding turns the rounding of a time near 999 into an angle
+                # of 0.01, so the network must be given the very rounding that it was trained with.
+                level = (1 + sigma.float() ** 2).log()
+                return last * (((beta_min**2 + 2 * slope * level).sqrt() - beta_min) / slope)
 
             def noise_predictor(network: Network) -> Denoiser:
-                return Eps(network, lambda sigma: last * process.time(sigma).to(sigma))
+                return Eps(network, timestep)
 
             low, high = float(process.sigma(float(facts["epsilon_t"]))), float(process.sigma(1.0))
             return Meaning(noise_predictor, process, low, high, "epsilon", "VP, continuous")
@@ -187,9 +193,8 @@ def _iddpm(facts: Facts, tensors: Tensors) -> Meaning:
 
         return NearestLevel(mean, levels)
 
-    return Meaning(
-        noise_predictor, process, float(levels[-2]), float(levels[0]), "epsilon and variance", f"iDDPM, {facts['M']} levels"
-    )
+    schedule = f"iDDPM, {facts['M']} levels"
+    return Meaning(noise_predictor, process, float(levels[-2]), float(levels[0]), "epsilon and variance", schedule)
 
 
 def _range(facts: Facts, low: float, high: float) -> tuple[float, float]:
@@ -209,7 +214,7 @@ def _whole(width: int, base: int, what: str) -> int:
 
 def _filter(tensors: Tensors, resolution: int) -> tuple[float, ...]:
     """The one-dimensional filter whose outer product the file stores, as whole numbers where it is that."""
-    name = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
+    name: ClassVar[str] = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
     if name not in tensors:
         raise InputError(f"it has no tensor {name}, which every model of several resolutions has")
     shape = tensors.shapes[name]

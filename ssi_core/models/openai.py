@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser, Eps, Network, X0
+from ..denoiser import X0, Denoiser, Eps, Network
 from ..errors import InputError
 from ..process import VE, DiscreteVP
 from .adm import UNet, UNetConfig
@@ -30,8 +30,8 @@ class _OpenAI:
     """What the two code bases share."""
 
     name: ClassVar[str]
-    prefix = ""
-    null_label = False
+    prefix: ClassVar[str] = ""
+    null_label: ClassVar[bool] = False
     flat_projection: ClassVar[bool]
 
     def matches(self, tensors: Tensors) -> bool:
@@ -56,7 +56,7 @@ class _OpenAI:
         ups = resblock_ups or conv_ups
         per_level = min(ups) + 1 if ups else min(gaps, default=blocks)
         if blocks % per_level:
-            raise InputError(f"its {blocks} output blocks do not divide into levels of {per_level}; tensors are missing")
+            raise InputError(f"its {blocks} output blocks do not make levels of {per_level}; tensors are missing")
         levels = blocks // per_level
 
         widths, attends = [], []
@@ -85,7 +85,7 @@ class _OpenAI:
         """Raise InputError for relatives that cannot be run."""
         c, out = facts["in_channels"], facts["out_channels"]
         if c == out == 6:
-            raise InputError("it takes 6 channels and gives 6: an upsampler, which needs a small image beside the noise")
+            raise InputError("it takes and gives 6 channels: an upsampler, which needs a small image beside the noise")
         if out not in self.outputs(c):
             raise InputError(f"it takes {c} channels and gives {out}, which is no {self.name} model of images")
 
@@ -145,7 +145,8 @@ class _OpenAI:
 
     def config(self, facts: Facts) -> UNetConfig:
         known = {field.name for field in fields(UNetConfig)}
-        return UNetConfig(**{k: v for k, v in facts.items() if k in known}, joint_projection_2d=not self.flat_projection)
+        chosen = {k: v for k, v in facts.items() if k in known}
+        return UNetConfig(**chosen, joint_projection_2d=not self.flat_projection)
 
     def network(self, facts: Facts, layers: Layers) -> nn.Module:
         return UNet(self.config(facts), layers)
@@ -166,11 +167,17 @@ _INERT = {"dropout", "use_checkpoint", "use_fp16", "dims"}
 class GuidedDiffusion(_OpenAI):
     """openai/guided-diffusion: epsilon, and usually its variance, at 1000 discrete levels."""
 
-    name = "guided-diffusion"
-    arguments = frozenset(_SHARED | {"noise_schedule", "diffusion_steps", "predict_xstart", "rescale_timesteps"})
-    inert = frozenset(_INERT | {"timestep_respacing", "use_kl", "rescale_learned_sigmas"})
-    defaults = {"diffusion_steps": 1000, "predict_xstart": False, "rescale_timesteps": False}
-    flat_projection = True
+    name: ClassVar[str] = "guided-diffusion"
+    arguments: ClassVar[frozenset[str]] = frozenset(
+        _SHARED | {"noise_schedule", "diffusion_steps", "predict_xstart", "rescale_timesteps"}
+    )
+    inert: ClassVar[frozenset[str]] = frozenset(_INERT | {"timestep_respacing", "use_kl", "rescale_learned_sigmas"})
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "diffusion_steps": 1000,
+        "predict_xstart": False,
+        "rescale_timesteps": False,
+    }
+    flat_projection: ClassVar[bool] = True
 
     def outputs(self, channels: int) -> tuple[int, ...]:
         return (channels, 2 * channels)
@@ -227,11 +234,13 @@ class GuidedDiffusion(_OpenAI):
 class ConsistencyModels(_OpenAI):
     """openai/consistency_models: EDM teachers, and models distilled from or trained without them."""
 
-    name = "consistency-models"
-    arguments = frozenset(_SHARED | {"distillation", "sigma_min", "sigma_max", "sigma_data"})
-    inert = frozenset(_INERT | {"weight_schedule", "use_new_attention_order", "loss_norm", "rho"})
-    defaults = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
-    flat_projection = False
+    name: ClassVar[str] = "consistency-models"
+    arguments: ClassVar[frozenset[str]] = frozenset(_SHARED | {"distillation", "sigma_min", "sigma_max", "sigma_data"})
+    inert: ClassVar[frozenset[str]] = frozenset(
+        _INERT | {"weight_schedule", "use_new_attention_order", "loss_norm", "rho"}
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+    flat_projection: ClassVar[bool] = False
 
     def outputs(self, channels: int) -> tuple[int, ...]:
         return (channels,)
@@ -242,7 +251,7 @@ class ConsistencyModels(_OpenAI):
             found.append(
                 Question(
                     ("distillation",),
-                    "distillation: False (edm_* files: the EDM teachers) or True (cd_* and ct_* files: boundary scalings)",
+                    "distillation: False (edm_* files, the EDM teachers) or True (cd_* and ct_*, boundary scalings)",
                 )
             )
         return found

@@ -96,9 +96,9 @@ class Machine:
                     return self._pop()
                 step = _INSTRUCTIONS.get(code)
                 if step is None:
-                    known = pickletools.code2op.get(code.decode("latin-1"))
+                    known = _NAMES.get(code.decode("latin-1"), repr(code))
                     raise InputError(
-                        f"{self.what}: its pickle uses the instruction {known.name if known else code!r}, which no "
+                        f"{self.what}: its pickle uses the instruction {known}, which no "
                         "checkpoint needs; refused, nothing was executed"
                     )
                 step(self)
@@ -251,6 +251,7 @@ class Machine:
         self.stack.append(self.memo[index])
 
 
+_NAMES = {instruction.code: instruction.name for instruction in pickletools.opcodes}
 _INSTRUCTIONS: dict[bytes, Callable[[Machine], object]] = {
     b"\x80": lambda m: m._number("B"),  # PROTO
     b"\x95": lambda m: m._number("Q"),  # FRAME: only a hint for buffering

@@ -124,8 +124,9 @@ class PixelModel:
             raise InputError(f"sigma: {sigma.numel()} levels for {batch} images; give one, or one for each")
         if sigma.device.type == "cpu" and not bool(((sigma > 0) & sigma.isfinite()).all()):
             raise InputError(f"sigma {sigma.tolist()}: must be positive and finite")
-        # Half precision is for convolutions; the scalings would lose the image in it.
-        state = x if x.dtype == torch.float64 else x.float()
+        # Half precision is for convolutions: the scalings would lose the image in it. Double precision would round
+        # time arguments otherwise than in training.
+        state = x.float()
         embedded = self._labels(labels, batch, x.device)
 
         def network(inputs: Tensor, t: Tensor) -> Tensor:
@@ -184,7 +185,9 @@ class PixelModel:
         classes = self.info.num_classes
         if labels is None:
             if classes and not self.null_label:
-                raise InputError(f"labels: {self.info.name} has {classes} classes and none for 'any'; give 0..{classes - 1}")
+                raise InputError(
+                    f"labels: {self.info.name} has {classes} classes and none for 'any'; give 0..{classes - 1}"
+                )
             return None
         if not classes:
             raise InputError(f"labels: {self.info.name} is unconditional; leave them out")

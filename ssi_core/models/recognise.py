@@ -37,7 +37,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published file. The configuration comes from `known.json`, which was made from the authors' own launch scripts."""
+    """A published file. `known.json` has its configuration, from the authors' own launch scripts."""
 
     name: str
     url: str

@@ -81,7 +81,7 @@ class Archive:
         dtype = record.storage.dtype
         raw = torch.empty(record.extent * dtype.itemsize, dtype=torch.uint8)
         self.file.seek(record.storage.offset + record.first * dtype.itemsize)
-        view = memoryview(raw.numpy())
+        view = memoryview(raw.numpy())  # type: ignore[arg-type]  # arrays are buffers
         done = 0
         while done < len(view):
             count = self.file.readinto(view[done:])  # type: ignore[attr-defined]  # raw and buffered files have it

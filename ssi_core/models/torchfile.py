@@ -73,7 +73,8 @@ def torch_zip(archive: Archive) -> None:
     if length > LONGEST_PICKLE:
         raise Damaged(f"its pickle has {length} bytes")
     archive.file.seek(offset)
-    take_network(archive, Machine(archive.file, offset + length, str(archive.path), constructors(archive), storage).run())
+    machine = Machine(archive.file, offset + length, str(archive.path), constructors(archive), storage)
+    take_network(archive, machine.run())
 
 
 def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
@@ -194,7 +195,7 @@ def constructors(archive: Archive) -> Constructors:
         return PersistentObject(meta["class_name"], state)
 
     def dtype(code: Any, *flags: Any) -> Instance:
-        return Instance(code)  # type: ignore[arg-type]  # only the code matters, and `scalar` reads it
+        return Instance(code)
 
     def scalar(kind: Any, data: Any) -> float | int | bool:
         layout = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "u8": "<Q", "u4": "<I", "b1": "?"}.get(
@@ -209,7 +210,7 @@ def constructors(archive: Archive) -> Constructors:
         return value
 
     return {
-        ("collections", "OrderedDict"): lambda: {},
+        ("collections", "OrderedDict"): dict,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_parameter"): parameter,
         ("torch.storage", "_load_from_bytes"): nested,
