@@ -73,8 +73,7 @@ def load_checkpoint(
             raise refusal(found, path)
         family = found.family
         try:
-            with torch.device("meta"):
-                network = family.network(found.facts, layers)
+            network = skeleton(found, layers)
             meaning = family.meaning(found.facts, tensors)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -105,6 +104,17 @@ def load_checkpoint(
             sources=found.sources,
         )
         return PixelModel(network, meaning, info, chosen, family.null_label)
+
+
+def skeleton(found: Recognised, layers: Layers = nn) -> nn.Module:
+    """The network without weights."""
+    with torch.device("meta"):
+        return found.family.network(found.facts, layers)
+
+
+def kept_dtypes(found: Recognised, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """In which dtype a file of half precision keeps each tensor of its network, by canonical name."""
+    return {found.family.prefix + key: kind for key, kind in _dtypes(skeleton(found), dtype).items()}
 
 
 def view(archive: Archive, names: dict[str, str]) -> Tensors:

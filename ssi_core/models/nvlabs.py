@@ -214,7 +214,7 @@ def _whole(width: int, base: int, what: str) -> int:
 
 def _filter(tensors: Tensors, resolution: int) -> tuple[float, ...]:
     """The one-dimensional filter whose outer product the file stores, as whole numbers where it is that."""
-    name: ClassVar[str] = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
+    name = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
     if name not in tensors:
         raise InputError(f"it has no tensor {name}, which every model of several resolutions has")
     shape = tensors.shapes[name]
