@@ -86,9 +86,15 @@ def _list_tensors(archive: Archive) -> None:
     elif start[:1] == b"\x80" and start[2:15] == LEGACY_MAGIC:
         archive.container = "torch legacy"
         torch_legacy(archive)
-    elif start[:1] == b"\x80" or re.match(rb"c[\w.]+\r?\n[\w.]+\r?\n", start):
+    elif start[:1] == b"\x80":
         archive.container = "pickle"
         plain_pickle(archive)
+    elif start[:1] in b"(}]c" and (asked := re.search(rb"c([\w.]+)\n([\w.]+)\n", start)):
+        module, name = (part.decode("latin-1") for part in asked.groups())
+        raise InputError(
+            f"{archive.path}: is a pickle of an old protocol, which no checkpoint has, and asks for {module}.{name}; "
+            "refused, nothing was executed"
+        )
     else:
         raise InputError(
             f"{archive.path}: is no checkpoint: it starts with {start[:8]!r}, which is neither a torch file, a "
