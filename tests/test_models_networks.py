@@ -267,9 +267,11 @@ def test_ddim_and_its_reverse_process_of_guided_diffusion(trajectory, name, beta
     last = float(rising[-1])
     noise = (states[-1] - denoise(states[-1], last)) / last
     found = [scaled(state, sigma) for state, sigma in zip(states, rising[1:], strict=True)] + [noise]
-    # This chain amplifies: their own float32 rounding (batch of 1 against batch of 3) already makes 1.3e-4.
-    for state, theirs in zip(found, data[f"reverse_{kind}.samples"], strict=True):
-        assert difference(state, theirs.double()) < 2e-4
+    # The last of them is chaotic without clipping: a change of x_0 by 1e-5 of itself moves it by 3e-3, so the 1e-6 by
+    # which two float32 evaluations of one network differ become 3e-4 (theirs among themselves: 1.3e-4).
+    bounds = [1e-4] * (len(found) - 1) + [1e-3]
+    for state, theirs, bound in zip(found, data[f"reverse_{kind}.samples"], bounds, strict=True):
+        assert difference(state, theirs.double()) < bound
 
 
 def test_heun_of_nvlabs():

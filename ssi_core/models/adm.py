@@ -162,9 +162,10 @@ class AttentionBlock(nn.Module):
         self.proj_out = conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2) if self.flat else x
-        mixed = attention(self.qkv(self.norm(flat)), self.heads, self.order)
-        return self.proj_out(mixed.view_as(flat)).add_(flat).view_as(x)
+        h = self.norm(x)
+        mixed = attention(self.qkv(h.flatten(2) if self.flat else h), self.heads, self.order)
+        h = self.proj_out(mixed if self.flat else mixed.unflatten(2, x.shape[2:]))
+        return h.view_as(x).add_(x)
 
 
 class UNet(nn.Module):

@@ -79,7 +79,7 @@ class Resampler:
 
     def attach(self, module: nn.Module) -> nn.Module:
         """Register the filter as the module's buffer, under the name it has in the files."""
-        module.register_buffer("resample_filter", self.kernel)
+        module.register_buffer("resample_filter", self.kernel.clone())
         return module
 
     def __call__(self, x: Tensor, module: nn.Module, *, padding: int | None = None) -> Tensor:
@@ -162,7 +162,7 @@ class Block(nn.Module):
         x = self.conv1(silu_(h)).add_(x if self.skip is None else self.skip(x)).mul_(self.skip_scale)
         if self.heads:
             mixed = attention(self.qkv(self.norm2(x)), self.heads, "head-dim-qkv")
-            x = self.proj(mixed.view_as(x)).add_(x).mul_(self.skip_scale)
+            x = self.proj(mixed.unflatten(2, x.shape[2:])).add_(x).mul_(self.skip_scale)
         return x
 
 

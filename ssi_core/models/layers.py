@@ -44,10 +44,14 @@ def conditioned_norm(x: Tensor, norm: Any, scale: Tensor, shift: Tensor) -> Tens
         scale, shift: [B, C].
     """
     batch, channels = x.shape[:2]
+    if batch > 1 and not x.is_contiguous():  # the fold would copy
+        y: Tensor = norm(x)
+        gain, offset = (1 + scale).to(y.dtype)[:, :, None, None], shift.to(y.dtype)[:, :, None, None]
+        return y * gain + offset if y.requires_grad else y.mul_(gain).add_(offset)
     weight, bias = norm.weight.to(scale), norm.bias.to(scale)
     gain = (weight * (1 + scale)).flatten().to(x.dtype)
     offset = (bias * (1 + scale) + shift).flatten().to(x.dtype)
-    folded = x.reshape(1, batch * channels, *x.shape[2:])
+    folded = x if batch == 1 else x.reshape(1, batch * channels, *x.shape[2:])
     return F.group_norm(folded, batch * norm.num_groups, gain, offset, norm.eps).view_as(x)
 
 
@@ -95,16 +99,19 @@ def attention(qkv: Tensor, heads: int, order: Order) -> Tensor:
     Returns:
         [B, C, T].
     """
-    batch, width = qkv.shape[0], qkv.shape[1] // (3 * heads)
+    width = qkv.shape[1] // (3 * heads)
+    tokens = qkv.flatten(2).transpose(1, 2)  # without a copy where qkv is in channels-last order
     if order == "head-qkv-dim":
-        q, k, v = qkv.reshape(batch, heads, 3, width, -1).unbind(2)
+        parts = tokens.unflatten(2, (heads, 3, width)).unbind(3)
     elif order == "qkv-head-dim":
-        q, k, v = qkv.reshape(batch, 3, heads, width, -1).unbind(1)
+        parts = tokens.unflatten(2, (3, heads, width)).unbind(2)
     else:
-        q, k, v = qkv.reshape(batch, heads, width, 3, -1).unbind(3)
-    q, k, v = (part.transpose(2, 3).contiguous() for part in (q, k, v))
+        parts = tokens.unflatten(2, (heads, width, 3)).unbind(4)
+    q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, T, width]
+    if q.stride(3) != 1:  # for fused kernels, a head's channels must lie side by side
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     mixed = F.scaled_dot_product_attention(q, k, v)
-    return mixed.transpose(2, 3).reshape(batch, heads * width, -1)
+    return mixed.transpose(1, 2).flatten(2).transpose(1, 2)
 
 
 def halve(x: Tensor) -> Tensor:

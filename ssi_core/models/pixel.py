@@ -170,7 +170,8 @@ class PixelModel:
         extra = () if augment_labels is None else (augment_labels,)
         if extra and not self.info.facts.get("augment_dim"):
             raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
-        return self.module(x.to(self.dtype), t, labels, *extra).to(x.dtype)
+        result: Tensor = self.module(x.to(self.dtype), t, labels, *extra)
+        return result.to(x.dtype).contiguous()
 
     def _batch(self, x: Tensor) -> int:
         if x.ndim != 4 or x.shape[1] != self.channels:
