@@ -430,6 +430,8 @@ def test_pkl_and_safetensors_of_the_same_model():
     pkl = load_checkpoint(DATA / "nv_ncsnpp_cond.pkl")
     assert pkl.info.container == "NVlabs pickle" and pkl.info.sources["class_name"] == "the file itself"
     assert torch.equal(pkl.denoise(X, 0.5, 3), load_checkpoint(NVLABS).denoise(X, 0.5, 3))
+    assert pkl.signature == load_checkpoint(NVLABS).signature
+    assert pkl.signature != load_checkpoint(DATA / "nv_ddpmpp.safetensors").signature
 
 
 def test_the_suffix_does_not_decide(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ LARGEST_SMALL_TENSOR = 1_000_000
 """Elements that recognition may ask for."""
 BAR_FROM = 200_000_000
 """Bytes from which on loading shows a progress bar on a terminal."""
+BEGINNING = 64
+"""Values of each tensor that go into a model's fingerprint."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Progress = Callable[[int, int], object]
@@ -84,7 +87,7 @@ def load_checkpoint(
         chosen = dtype or torch.float32
         kinds = _dtypes(network, chosen)
         files = {names[full]: (key, kinds[key]) for full, key in wanted.items()}
-        state = _read(archive, files, torch.device(device), progress or _bar(path.name, archive.nbytes))
+        state, fingerprint = _read(archive, files, torch.device(device), progress or _bar(path.name, archive.nbytes))
         archive.check_unchanged()
         assign(network, state)
         stored = {archive.records[original].storage.dtype for original in files}
@@ -104,6 +107,7 @@ def load_checkpoint(
             signature=found.signature,
             facts=found.facts,
             sources=found.sources,
+            fingerprint=fingerprint,
         )
         return PixelModel(network, meaning, info, chosen, family.null_label)
 
@@ -178,13 +182,17 @@ def _dtypes(network: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 def _read(
     archive: Archive, files: dict[str, tuple[str, torch.dtype]], device: torch.device, progress: Progress
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], str]:
     """Read tensors in the order in which they lie in the file.
 
     Args:
         files: name in the file -> (name in the network, dtype wanted).
+
+    Returns:
+        (name in the network -> tensor, hash of the first values of each).
     """
     state: dict[str, Tensor] = {}
+    beginnings: dict[str, bytes] = {}
     bad = []
     done, total = 0, sum(archive.records[name].nbytes for name in files)
     for name in sorted(files, key=lambda name: archive.records[name].storage.offset):
@@ -195,13 +203,15 @@ def _read(
         # A sum is finite unless something in it is not (or it overflows, which the closer look then forgives).
         if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
             bad.append(name)
+        beginnings[key] = tensor.flatten()[:BEGINNING].float().numpy().tobytes()
         state[key] = tensor.to(device=device, dtype=dtype)
         done += archive.records[name].nbytes
         if progress(done, total) is False:
             raise Cancelled(f"{archive.path}: loading was cancelled")
     if bad:
         raise InputError(f"{archive.path}: {len(bad)} tensors hold NaN or Inf ({_first(bad)}); the file is spoilt")
-    return state
+    digest = hashlib.sha256(b"".join(key.encode() + beginnings[key] for key in sorted(beginnings)))
+    return state, digest.hexdigest()
 
 
 def _bar(name: str, total: int) -> Progress:

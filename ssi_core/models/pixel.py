@@ -44,6 +44,8 @@ class Info:
     """Constructor arguments, by the original's names."""
     sources: dict[str, str]
     """Where each fact comes from."""
+    fingerprint: str
+    """SHA-256 of the beginnings of all tensors: the same for the same weights in any container."""
 
 
 @dataclass
@@ -56,14 +58,14 @@ class PixelModel:
         module: the raw network.
         meaning: how its output is to be read.
         info: what it is.
-        dtype: in which its convolutions run; inputs and outputs keep theirs.
+        compute_dtype: in which its convolutions run; inputs and outputs keep theirs.
         null_label: whether a class-conditional model can be asked without a class.
     """
 
     module: nn.Module
     meaning: Meaning = field(repr=False)
     info: Info
-    dtype: torch.dtype
+    compute_dtype: torch.dtype
     null_label: bool = False
 
     @property
@@ -85,6 +87,11 @@ class PixelModel:
     @property
     def image_size(self) -> int | None:
         return self.info.image_size
+
+    @property
+    def signature(self) -> str:
+        """Which weights these are, for provenance."""
+        return f"{self.info.family}-{self.info.fingerprint[:16]}"
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +177,7 @@ class PixelModel:
         extra = () if augment_labels is None else (augment_labels,)
         if extra and not self.info.facts.get("augment_dim"):
             raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
-        result: Tensor = self.module(x.to(self.dtype), t, labels, *extra)
+        result: Tensor = self.module(x.to(self.compute_dtype), t, labels, *extra)
         return result.to(x.dtype).contiguous()
 
     def _batch(self, x: Tensor) -> int:
@@ -230,6 +237,18 @@ class Conditioned:
     @property
     def image_size(self) -> int | None:
         return self.model.image_size
+
+    @property
+    def process(self) -> Process:
+        return self.model.process
+
+    @property
+    def signature(self) -> str:
+        return self.model.signature
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.model.denoise(x, sigma, self.labels)
