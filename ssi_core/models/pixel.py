@@ -169,7 +169,7 @@ class PixelModel:
             raise InputError(f"t: {t.numel()} times for {batch} images; give one, or one for each")
         return self._run(x, t.expand(batch), self._labels(labels, batch, x.device), augment_labels)
 
-    def conditioned(self, labels: Labels) -> Denoiser:
+    def conditioned(self, labels: Labels) -> Conditioned:
         """A denoiser of one class (or of one per image): what solvers take."""
         return Conditioned(self, labels)
 
