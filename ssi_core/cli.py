@@ -35,6 +35,7 @@ from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Inversion, Progress, invert
 from .metrics import cosine, mse, psnr, ssim
 from .models import load_checkpoint
 from .models.pixel import Conditioned
+from .models.presets import PRESETS
 from .process import VE, Process
 from .schedule import exponential_sigmas, karras_sigmas
 from .solver import SOLVERS, find_solver
@@ -79,6 +80,9 @@ def invert_command(
     device: Device = "auto",
     set_: Set = None,
     label: Label = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"The paper's schedule, skip and solver: one of {', '.join(PRESETS)}.")
+    ] = None,
 ) -> None:
     """Turn pictures into Gaussian noise.
 
@@ -89,6 +93,10 @@ def invert_command(
     pictures = [load_image(path, denoise.image_size) for path in images]
     names = result_names(images)
     sigmas = find_schedule(schedule, denoise, steps)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(f"preset {preset!r}: unknown; known are {', '.join(PRESETS)}")
+        sigmas, skip, solver = PRESETS[preset].sigmas(), PRESETS[preset].skip(), PRESETS[preset].solver
     out = made(out)
     nfe, reports = 0, []
     for start in range(0, len(pictures), batch):

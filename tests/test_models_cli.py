@@ -70,6 +70,17 @@ def test_the_same_weights_in_another_container_are_the_same_model(capsys, pictur
     assert "it will not give the same picture" in err
 
 
+def test_a_preset_is_the_papers_setting(capsys, picture, tmp_path):
+    out = tmp_path / "results"
+    run = ["--model", DATA / "nv_ddpmpp.safetensors", "--device", "cpu", "--out", out]
+    code, _, err = ssi(capsys, "invert", picture, "--preset", "bedroom-edm-ssi", *run)
+    assert code == 0, err
+    inversion = Inversion.load(out / "photo.ssi.safetensors")
+    assert (inversion.skip, inversion.solver, inversion.nfe) == (0.1, "euler", 157)  # of 200 steps, 43 are skipped
+    code, _, err = ssi(capsys, "invert", picture, "--preset", "kitchen", *run)
+    assert code == 2 and "bedroom-ddim-ssi" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -717,6 +717,14 @@ def test_the_list_of_published_files():
         models(["/nowhere"])
 
 
+def test_the_readme_lists_every_published_file_and_preset():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for file in published().values():
+        assert f"[{file.name}]({file.url})" in readme and f"{file.nbytes / 1e6:,.0f} MB" in readme
+    for name in PRESETS:
+        assert f"`{name}`" in readme
+
+
 def test_presets_are_the_papers_settings():
     assert len(PRESETS) == 8
     bedroom = PRESETS["bedroom-ddim-ssi"]

@@ -271,12 +271,12 @@ class ConsistencyModels(_OpenAI):
 
 def outputs_of(tensors: Tensors) -> list[tuple[int, int, str]]:
     """(block, layer, rest of the name) of every tensor in the output blocks."""
-    found = (re.fullmatch(r"output_blocks\.(\d{1,4})\.(\d)\.(.+)", name) for name in tensors.under("output_blocks."))
+    found = (re.fullmatch(r"output_blocks\.(\d{1,3})\.(\d)\.(.+)", name) for name in tensors.under("output_blocks."))
     return [(int(m[1]), int(m[2]), m[3]) for m in found if m]
 
 
 def _indices(tensors: Tensors, name: str) -> set[int]:
-    found = (re.match(rf"{name}\.(\d{{1,4}})\.", key) for key in tensors.under(f"{name}."))
+    found = (re.match(rf"{name}\.(\d{{1,3}})\.", key) for key in tensors.under(f"{name}."))
     return {int(m[1]) for m in found if m}
 
 
