@@ -536,9 +536,10 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
     assert "out.2.bias is (5,) instead of (6,)" in message
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(tmp_path, value):
-    state = {k: v.float() for k, v in load_file(NVLABS).items()}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(tmp_path, value, dtype):
+    state = {k: v.to(dtype) for k, v in load_file(NVLABS).items()}
     state["model.map_layer0.bias"][3] = value
     save_file(state, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=r"1 tensors hold NaN or Inf \(model.map_layer0.bias\)"):

@@ -83,6 +83,9 @@ class Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._position = self.file.tell()
+
     def run(self) -> Any:
         """Execute up to STOP and return its result; the file is left behind it.
 
@@ -111,11 +114,10 @@ class Machine:
     # Reading
 
     def _take(self, count: int) -> bytes:
-        if count > self.end - self.file.tell():
-            raise Damaged("it ends too early")
-        data = self.file.read(count)
+        data = self.file.read(count) if count <= self.end - self._position else b""
         if len(data) != count:
             raise Damaged("it ends too early")
+        self._position += count
         return data
 
     def _number(self, layout: str) -> int:
@@ -124,7 +126,8 @@ class Machine:
 
     def _line(self) -> str:
         line = self.file.readline(LONGEST_NAME)
-        if not line.endswith(b"\n") or self.file.tell() > self.end:
+        self._position += len(line)
+        if not line.endswith(b"\n") or self._position > self.end:
             raise Damaged("a name without an end")
         return line[:-1].decode("utf-8")
 
@@ -132,10 +135,10 @@ class Machine:
         self.stack.append(self._take(self._number(layout)).decode("utf-8", "surrogatepass"))
 
     def _bytes(self, layout: str) -> None:
-        length, offset = self._number(layout), self.file.tell()
+        length, offset = self._number(layout), self._position
         if length > self.end - offset:
             raise Damaged(f"a byte string of {length} bytes where {self.end - offset} are left")
-        self.file.seek(offset + length)
+        self._position = self.file.seek(offset + length)
         self.stack.append(Span(offset, length))
 
     def _integer(self) -> None:
