@@ -6,6 +6,7 @@ Every file is written beside its place and then renamed, so an interrupted comma
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -32,6 +33,10 @@ from .gaussianity import FIGURES, Gaussianity, gaussianity
 from .image import contact_sheet, load_image, save_animation, save_image
 from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Inversion, Progress, invert, reconstruct
 from .metrics import cosine, mse, psnr, ssim
+from .models import load_checkpoint
+from .models.pixel import Conditioned
+from .models.presets import PRESETS
+from .process import VE, Process
 from .schedule import exponential_sigmas, karras_sigmas
 from .solver import SOLVERS, find_solver
 from .version import __version__
@@ -48,11 +53,14 @@ app = typer.Typer(
 
 SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
 
-Model = Annotated[str, typer.Option(help="The model: `demo` is the one that ships with this package.")]
+Model = Annotated[str, typer.Option(help="`demo` (ships with this package), or a checkpoint: see `ssi models`.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="name=value: what a checkpoint does not tell itself.")]
+Label = Annotated[int | None, typer.Option(min=0, help="Class, for class-conditional models.")]
 Steps = Annotated[int, typer.Option(min=1, help="Noise levels of the whole schedule, sigma_max to sigma_min.")]
 Skip = Annotated[float, typer.Option(min=0, help="sigma_skip: noise added before inverting. 0: the base method.")]
 Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
+Loaded = DemoDenoiser | Conditioned
 Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
@@ -70,22 +78,34 @@ def invert_command(
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures inverted together.")] = 16,
     device: Device = "auto",
+    set_: Set = None,
+    label: Label = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"The paper's schedule, skip and solver: one of {', '.join(PRESETS)}.")
+    ] = None,
 ) -> None:
     """Turn pictures into Gaussian noise.
 
     For each picture writes NAME.ssi.safetensors (noise, schedule, provenance) and NAME.noise.png (what the noise
     looks like, and whether it is Gaussian). Pictures are cut to their largest centred square and resized.
     """
-    denoise = find_model(model, device)
+    denoise = find_model(model, device, set_, label)
     pictures = [load_image(path, denoise.image_size) for path in images]
     names = result_names(images)
     sigmas = find_schedule(schedule, denoise, steps)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(f"preset {preset!r}: unknown; known are {', '.join(PRESETS)}")
+        sigmas, skip, solver = PRESETS[preset].sigmas(), PRESETS[preset].skip(), PRESETS[preset].solver
     out = made(out)
     nfe, reports = 0, []
     for start in range(0, len(pictures), batch):
         x0 = torch.cat(pictures[start : start + batch]).to(denoise.device)
         with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
-            inversion = invert(denoise, x0, sigmas, skip=skip, solver=solver, seed=seed + start, progress=watch)
+            inversion = invert(
+                denoise, x0, sigmas, skip=skip, solver=solver, seed=seed + start, process=process_of(denoise),
+                progress=watch,
+            )  # fmt: skip
         nfe = inversion.nfe
         for i, name in enumerate(names[start : start + batch]):
             one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
@@ -105,9 +125,11 @@ def reconstruct_command(
     model: Model = "demo",
     solver: Annotated[str | None, typer.Option(help="Default: the one that inverted.")] = None,
     device: Device = "auto",
+    set_: Set = None,
+    label: Label = None,
 ) -> None:
     """Turn noise back into the picture, on the grid that inverted it."""
-    denoise = find_model(model, device)
+    denoise = find_model(model, device, set_, label)
     inversion = Inversion.load(noise)
     same_model(inversion, denoise)
     target = None if original is None else load_image(original, denoise.image_size)
@@ -143,6 +165,8 @@ def interpolate_command(
     schedule: Schedule = "karras",
     seed: Seed = 0,
     device: Device = "auto",
+    set_: Set = None,
+    label: Label = None,
 ) -> None:
     """Morph one picture into another: invert both, blend the noises, sample every blend.
 
@@ -151,7 +175,7 @@ def interpolate_command(
     """
     if method not in BLENDS:
         raise InputError(f"method {method!r}: unknown; known are {', '.join(BLENDS)}")
-    denoise = find_model(model, device)
+    denoise = find_model(model, device, set_, label)
     sigmas = find_schedule(schedule, denoise, steps)
     out = made(out)
     found = [Inversion.load(path) if path.suffix == ".safetensors" else None for path in (a, b)]
@@ -169,8 +193,9 @@ def interpolate_command(
         if artefact is None and picture is not None:
             with progress_bar(f"inverting {path.name}") as watch:
                 artefact = invert(
-                    denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver, seed=seed + i, progress=watch
-                )
+                    denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver, seed=seed + i,
+                    process=process_of(denoise), progress=watch,
+                )  # fmt: skip
         assert artefact is not None
         ends.append(artefact)
     first, last = ends
@@ -231,6 +256,7 @@ def demo_command(out: Out = Path("out/demo"), device: Device = "auto") -> None:
     from .demo.run import run_demo
 
     denoise = find_model("demo", device)
+    assert isinstance(denoise, DemoDenoiser)
     with task_bar() as task:
         tables = run_demo(denoise, made(out), task)
     for title, columns, rows in tables:
@@ -241,27 +267,126 @@ def demo_command(out: Out = Path("out/demo"), device: Device = "auto") -> None:
     spent(f"look at {out / 'demo.png'} and {out / 'morph.webp'}")
 
 
-def find_model(name: str, device: str) -> DemoDenoiser:
-    """The denoiser that `--model` and `--device` name."""
-    if name != "demo":
-        raise InputError(f"model {name!r}: unknown; the one that ships with this package is 'demo'")
+@app.command("models", epilog="Example: `ssi models ~/ComfyUI/models`")
+def models_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Where to look for files that are there already.")
+    ] = None,
+) -> None:
+    """List the published pixel models that can be loaded: where they are, how large, under which licence."""
+    from .models.commands import models
+
+    table = Table("file", "family", "size", "MB", "classes", "licence", "found", box=SIMPLE, pad_edge=False)
+    rows = models(folders or [])
+    for row in rows:
+        facts = row.file.facts
+        table.add_row(
+            row.file.name, row.file.family, str(facts.get("image_size") or facts.get("img_resolution")),
+            f"{row.file.nbytes / 1e6:.0f}", str(facts.get("num_classes") or facts.get("label_dim") or "-"),
+            row.file.licence, ", ".join(map(str, row.found)),
+        )  # fmt: skip
+    console.print(table)
+    for row in rows:
+        console.print(row.file.url, highlight=False, soft_wrap=True)
+
+
+@app.command("describe", epilog="Example: `ssi describe lsun_bedroom.pt`")
+def describe_command(
+    file: Annotated[Path, typer.Argument(help="A .pt, .pth, .pkl or .safetensors file.")], set_: Set = None
+) -> None:
+    """Say what a checkpoint is, without reading its weights and without executing anything in it."""
+    from .models.commands import describe
+
+    arguments, known_as = read_settings(set_)
+    found = describe(file, name=known_as, overrides=arguments)
+    console.print(
+        f"{file}: {found.family}, {found.container}, {found.tensors} tensors, {found.nbytes / 1e6:.1f} MB "
+        f"({', '.join(found.stored)})", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if found.names:
+        console.print(f"of the shape of {', '.join(found.names)}", highlight=False, soft_wrap=True)
+    table = Table("argument", "value", "known from", box=SIMPLE, pad_edge=False)
+    for key in sorted(found.facts):
+        table.add_row(key, str(found.facts[key]), found.sources[key])
+    console.print(table)
+    for choice in found.choices:
+        warn(f"not told: {choice}; say it with --set")
+
+
+@app.command("convert", epilog="Example: `ssi convert lsun_bedroom.pt lsun_bedroom.safetensors --dtype float16`")
+def convert_command(
+    file: Annotated[Path, typer.Argument(help="A .pt, .pth, .pkl or .safetensors file.")],
+    output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    dtype: Annotated[str | None, typer.Option(help="float16 or bfloat16 halves the file; default: as stored.")] = None,
+    set_: Set = None,
+) -> None:
+    """Rewrite a checkpoint as a .safetensors file that tells everything about itself."""
+    from .models.commands import convert
+
+    kinds = {None: None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in kinds:
+        raise InputError(f"dtype {dtype!r}: one of float16, bfloat16 and float32 is wanted")
+    arguments, known_as = read_settings(set_)
+    with task_bar() as task:
+        found = convert(
+            file, output, dtype=kinds[dtype], name=known_as, overrides=arguments,
+            progress=lambda done, total: task(f"reading {file.name}", done, total),
+        )  # fmt: skip
+    spent(f"{found.family}, {found.nbytes / 1e6:.1f} MB; written to {output}")
+
+
+def find_model(name: str, device: str, given: list[str] | None = None, label: int | None = None) -> Loaded:
+    """The denoiser that `--model`, `--device`, `--set` and `--label` name."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r}: cannot be used ({str(error).splitlines()[0]})") from None
-    return demo_denoiser(device)
+    if name == "demo":
+        if given or label is not None:
+            raise InputError("model 'demo': needs no --set and has no classes for --label; leave them out")
+        return demo_denoiser(device)
+    if not Path(name).exists():
+        raise InputError(f"model {name!r}: unknown; neither 'demo', which ships with this package, nor a file")
+    arguments, known_as = read_settings(given)
+    loaded = load_checkpoint(name, device=device, name=known_as, **arguments)
+    if loaded.image_size is None:
+        raise InputError(f"model {name}: does not tell its image size; say it with --set image_size=256")
+    if loaded.info.num_classes and label is None and not loaded.null_label:
+        raise InputError(f"model {name}: has {loaded.info.num_classes} classes; choose one with --label")
+    if label is not None and label >= loaded.info.num_classes:
+        raise InputError(f"label {label}: the model has {loaded.info.num_classes or 'no'} classes (counted from 0)")
+    return loaded.conditioned(label)
 
 
-def find_schedule(name: str, denoise: DemoDenoiser, steps: int) -> Tensor:
+def read_settings(given: list[str] | None) -> tuple[dict[str, Any], str | None]:
+    """`--set` options as arguments of `load_checkpoint`, and the published name among them."""
+    arguments: dict[str, Any] = {}
+    for setting in given or []:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier() or name in ("path", "device", "dtype", "progress", "layers"):
+            raise InputError(f"--set {setting}: give name=value, as in --set num_head_channels=64")
+        try:
+            arguments[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            arguments[name] = value
+    known_as = arguments.pop("name", None)
+    return arguments, None if known_as is None else str(known_as)
+
+
+def process_of(denoise: Loaded) -> Process:
+    return getattr(denoise, "process", VE())
+
+
+def find_schedule(name: str, denoise: Loaded, steps: int) -> Tensor:
     """The schedule that `--schedule` names, over the model's range."""
     if name not in SCHEDULES:
         raise InputError(f"schedule {name!r}: unknown; known are {', '.join(SCHEDULES)}")
     return SCHEDULES[name](steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 
-def same_model(inversion: Inversion, denoise: DemoDenoiser) -> None:
+def same_model(inversion: Inversion, denoise: Loaded) -> None:
     made_with = inversion.provenance.get("model")
     if made_with != denoise.signature:
         warn(f"this noise was made with model {made_with}, not {denoise.signature}: it will not give the same picture")

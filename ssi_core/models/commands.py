@@ -1,0 +1,162 @@
+"""What `ssi describe`, `ssi convert` and `ssi models` do: functions of paths that return data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..artifact import save_tensors
+from ..errors import Cancelled, InputError
+from .container import open_archive
+from .load import DTYPES, Progress, kept_dtypes, stated, view
+from .recognise import Published, canonical, published, recognise, refusal
+from .records import Archive
+
+SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
+KIND = "pixel-model"
+"""The kind of artefact that `convert` writes."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file is, found without reading its weights."""
+
+    path: Path
+    container: str
+    nbytes: int
+    """Of its tensors."""
+    tensors: int
+    stored: tuple[str, ...]
+    """dtypes in it."""
+    family: str
+    names: tuple[str, ...]
+    """Published files that it can be."""
+    facts: dict[str, Any]
+    sources: dict[str, str]
+    choices: tuple[str, ...]
+    """What it does not tell; nothing, if it can be loaded as it is."""
+    signature: str
+
+
+def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> Description:
+    """Say what a checkpoint is, before its weights are read.
+
+    Args:
+        path: the file.
+        name, overrides: as in `load_checkpoint`.
+
+    Raises:
+        InputError: as in `load_checkpoint`, except that open questions are no error.
+    """
+    with open_archive(path) as archive:
+        found = recognise(
+            view(archive, canonical(list(archive.records))),
+            path=path,
+            name=name,
+            stated=stated(archive),
+            overrides=overrides,
+        )
+        return Description(
+            path=Path(path),
+            container=archive.container,
+            nbytes=archive.nbytes,
+            tensors=len(archive.records),
+            stored=_stored(archive),
+            family=found.family.name,
+            names=tuple(found.names),
+            facts=found.facts,
+            sources=found.sources,
+            choices=tuple(question.choices for question in found.questions),
+            signature=found.signature,
+        )
+
+
+def convert(
+    path: str | Path,
+    output: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Description:
+    """Write a checkpoint as .safetensors that says by itself what it is.
+
+    Args:
+        path: any checkpoint.
+        output: the new file, ending in .safetensors; written whole or not at all.
+        dtype: float16 or bfloat16 to make it smaller (what carries time and class stays float32); None keeps the
+            stored values bit for bit.
+        name, overrides: as in `load_checkpoint`.
+        progress: called while tensors are read.
+
+    Returns:
+        The description of the new file.
+
+    Raises:
+        InputError: as in `load_checkpoint`; or values that float16 cannot hold.
+        Cancelled: `progress` returned False; nothing was written.
+    """
+    output = Path(output)
+    if output.suffix != ".safetensors":
+        raise InputError(f"output {output}: must end in .safetensors")
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
+    with open_archive(path) as archive:
+        names = canonical(list(archive.records))
+        found = recognise(view(archive, names), path=path, name=name, stated=stated(archive), overrides=overrides)
+        if found.questions:
+            raise refusal(found, path)
+        kinds = kept_dtypes(found, dtype) if dtype is not None else {}
+        tensors = {}
+        done, total = 0, archive.nbytes
+        for key, original in names.items():
+            stored = archive.tensor(original)
+            tensors[key] = stored.to(kinds.get(key, stored.dtype))
+            if not bool(tensors[key].isfinite().all()) and bool(stored.isfinite().all()):
+                raise InputError(f"{path}: tensor {key} does not fit into {dtype}; use bfloat16")
+            done += archive.records[original].nbytes
+            if progress is not None and progress(done, total) is False:
+                raise Cancelled(f"{path}: converting was cancelled")
+        archive.check_unchanged()
+        source = found.names[0] if len(found.names) == 1 else Path(path).stem
+        facts = {"family": found.family.name, "arguments": found.facts, "source": source}
+    save_tensors(output, KIND, tensors, facts)
+    return describe(output)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published file, and where it was found."""
+
+    file: Published
+    found: list[Path] = field(default_factory=list)
+
+
+def models(folders: Sequence[str | Path] = ()) -> list[Row]:
+    """The published files, and which of them lie in `folders` (or below them), by name or by content.
+
+    Of files that share their shapes (lsun_bedroom, lsun_cat, ...), one that is not called after any of them is shown
+    beside each.
+    """
+    rows = {name: Row(entry) for name, entry in published().items()}
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise InputError(f"folder {folder}: no such folder")
+        for path in sorted(p for p in Path(folder).rglob("*") if p.suffix in SUFFIXES):
+            try:
+                names = describe(path).names
+            except InputError:
+                continue
+            for name in names:
+                rows[name].found.append(path)
+    return list(rows.values())
+
+
+def _stored(archive: Archive) -> tuple[str, ...]:
+    dtypes = {record.storage.dtype for record in archive.records.values()}
+    return tuple(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

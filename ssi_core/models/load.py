@@ -1,0 +1,243 @@
+"""From a checkpoint file to a `PixelModel`."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import Cancelled, InputError
+from .container import open_archive
+from .family import Recognised, Tensors
+from .layers import Layers, assign
+from .packed import PackedLayers, packing_available
+from .pixel import Info, PixelModel
+from .recognise import canonical, recognise, refusal
+from .records import Archive
+
+LARGEST_SMALL_TENSOR = 1_000_000
+"""Elements that recognition may ask for."""
+BAR_FROM = 200_000_000
+"""Bytes from which on loading shows a progress bar on a terminal."""
+BEGINNING = 64
+"""Values of each tensor that go into a model's fingerprint."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+Progress = Callable[[int, int], object]
+"""(bytes read, bytes in all); returning False cancels."""
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    layers: Layers | None = None,
+    **overrides: Any,
+) -> PixelModel:
+    """Load a pixel-model checkpoint of guided-diffusion, consistency_models or NVlabs/edm.
+
+    Nothing in the file is executed. What it is follows from its tensors; where they do not tell, from published files
+    of the same shape, from the file's name, or from `name` and `overrides`.
+
+    Args:
+        path: .pt, .pth, .pkl or .safetensors file.
+        device: where the weights go.
+        dtype: float32 (default), float16 or bfloat16; in which convolutions and attention run. Embeddings of time and
+            class stay in float32.
+        name: the published file that it is ("lsun_bedroom"), if its own name does not say so.
+        progress: called while weights are read; default: a bar on the terminal for files over 200 MB.
+        layers: namespace of layer classes (a host's castable ones); default `torch.nn`, or on a CPU in float32
+            `packed.PackedLayers`, which compute the same faster.
+        **overrides: arguments of the originals' constructors, by their names: num_heads, num_head_channels,
+            use_new_attention_order, noise_schedule, distillation, image_size, class_name, ...
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        InputError: the file is missing, damaged, forbidden, something else, or does not tell everything; the message
+            says what and what to do.
+        Cancelled: `progress` returned False.
+    """
+    path = Path(path)
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
+    with open_archive(path) as archive:
+        names = canonical(list(archive.records))
+        tensors = view(archive, names)
+        found = recognise(tensors, path=path, name=name, stated=stated(archive), overrides=overrides)
+        if found.questions:
+            raise refusal(found, path)
+        family = found.family
+        try:
+            network = skeleton(found, layers or _fastest(torch.device(device), dtype or torch.float32))
+            meaning = family.meaning(found.facts, tensors)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        wanted = {family.prefix + key: key for key in network.state_dict()}
+        _check_shapes(path, found, network, tensors)
+        chosen = dtype or torch.float32
+        kinds = _dtypes(network, chosen)
+        files = {names[full]: (key, kinds[key]) for full, key in wanted.items()}
+        state, fingerprint = _read(archive, files, torch.device(device), progress or _bar(path.name, archive.nbytes))
+        archive.check_unchanged()
+        assign(network, state)
+        stored = {archive.records[original].storage.dtype for original in files}
+        info = Info(
+            name=found.names[0] if len(found.names) == 1 else path.stem,
+            family=family.name,
+            container=archive.container,
+            parametrisation=meaning.parametrisation,
+            schedule=meaning.schedule,
+            image_size=found.facts.get("image_size", found.facts.get("img_resolution")),
+            in_channels=found.facts["in_channels"],
+            out_channels=found.facts["out_channels"],
+            num_classes=found.facts.get("num_classes") or found.facts.get("label_dim") or 0,
+            parameters=sum(p.numel() for p in network.parameters()),
+            dtype=str(chosen).removeprefix("torch."),
+            stored=", ".join(sorted(str(kind).removeprefix("torch.") for kind in stored)),
+            signature=found.signature,
+            facts=found.facts,
+            sources=found.sources,
+            fingerprint=fingerprint,
+        )
+        return PixelModel(network, meaning, info, chosen, family.null_label)
+
+
+def skeleton(found: Recognised, layers: Layers = nn) -> nn.Module:
+    """The network without weights."""
+    with torch.device("meta"):
+        return found.family.network(found.facts, layers)
+
+
+def _fastest(device: torch.device, dtype: torch.dtype) -> Layers:
+    return PackedLayers if device.type == "cpu" and dtype == torch.float32 and packing_available() else nn
+
+
+def kept_dtypes(found: Recognised, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """In which dtype a file of half precision keeps each tensor of its network, by canonical name."""
+    return {found.family.prefix + key: kind for key, kind in _dtypes(skeleton(found), dtype).items()}
+
+
+def view(archive: Archive, names: dict[str, str]) -> Tensors:
+    """What recognition may see of an archive; `names` maps canonical to stored names."""
+
+    def value(name: str) -> Tensor:
+        record = archive.records[names[name]]
+        if record.nbytes > LARGEST_SMALL_TENSOR * record.storage.dtype.itemsize:
+            raise InputError(f"its tensor {name} has the shape {record.shape}, which is far too large")
+        return archive.tensor(names[name])
+
+    return Tensors({name: archive.records[original].shape for name, original in names.items()}, value)
+
+
+def stated(archive: Archive) -> dict[str, Any]:
+    """What the file says about itself: our own metadata, or the attributes of a pickled preconditioner."""
+    if archive.container != "safetensors":
+        return archive.facts
+    facts = archive.facts.get("facts", {}) if archive.facts.get("kind") == "pixel-model" else {}
+    return dict(facts.get("arguments", {})) if isinstance(facts, dict) else {}
+
+
+def _check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Tensors) -> None:
+    """Raise InputError unless the file has exactly the network's tensors."""
+    prefix = found.family.prefix
+    expected = {prefix + key: tuple(value.shape) for key, value in network.state_dict().items()}
+    extra = [name for name in tensors.shapes if name not in expected and name not in found.family.own(tensors)]
+    missing = [name for name in expected if name not in tensors]
+    wrong = [name for name in expected if name in tensors and tensors.shapes[name] != expected[name]]
+    if not (missing or extra or wrong):
+        return
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors are missing ({_first(missing)})")
+    if extra:
+        parts.append(f"{len(extra)} are unknown ({_first(extra)})")
+    if wrong:
+        shown = [f"{name} is {tensors.shapes[name]} instead of {expected[name]}" for name in wrong]
+        parts.append(f"{len(wrong)} have the wrong shape ({_first(shown)})")
+    raise InputError(f"{path}: is not a whole {found.family.name} checkpoint: {'; '.join(parts)}")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _dtypes(network: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """In which dtype each tensor is kept: linear layers and embeddings carry time and class, and stay in float32."""
+    kinds = dict.fromkeys(network.state_dict(), dtype)
+    for prefix, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            kinds |= {f"{prefix}.{name}": torch.float32 for name, _ in module.named_parameters(recurse=False)}
+    return kinds | {name: torch.float32 for name, _ in network.named_buffers()}
+
+
+def _read(
+    archive: Archive, files: dict[str, tuple[str, torch.dtype]], device: torch.device, progress: Progress
+) -> tuple[dict[str, Tensor], str]:
+    """Read tensors in the order in which they lie in the file.
+
+    Args:
+        files: name in the file -> (name in the network, dtype wanted).
+
+    Returns:
+        (name in the network -> tensor, hash of the first values of each).
+    """
+    state: dict[str, Tensor] = {}
+    beginnings: dict[str, bytes] = {}
+    bad = []
+    done, total = 0, sum(archive.records[name].nbytes for name in files)
+    for name in sorted(files, key=lambda name: archive.records[name].storage.offset):
+        key, dtype = files[name]
+        tensor = archive.tensor(name)
+        if not tensor.is_floating_point():
+            raise InputError(f"{archive.path}: tensor {name} holds {tensor.dtype}, where weights are wanted")
+        if not _finite(tensor):
+            bad.append(name)
+        beginnings[key] = tensor.flatten()[:BEGINNING].float().numpy().tobytes()
+        state[key] = tensor.to(device=device, dtype=dtype)
+        done += archive.records[name].nbytes
+        if progress(done, total) is False:
+            raise Cancelled(f"{archive.path}: loading was cancelled")
+    if bad:
+        raise InputError(f"{archive.path}: {len(bad)} tensors hold NaN or Inf ({_first(bad)}); the file is spoilt")
+    digest = hashlib.sha256(b"".join(key.encode() + beginnings[key] for key in sorted(beginnings)))
+    return state, digest.hexdigest()
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or Inf, at the price of one pass over them by one thread.
+
+    More threads would wait for each other longer than they compute where the machine is busy.
+    """
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        exponent = np.uint16(0x7C00 if tensor.dtype == torch.float16 else 0x7F80)
+        bits = tensor.view(torch.int16).numpy().view(np.uint16)
+        return not bool(((bits & exponent) == exponent).any())
+    values = tensor.numpy()
+    with np.errstate(all="ignore"):
+        # A sum is finite unless something in it is not; or it overflows, and then the values are looked at one by one.
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+def _bar(name: str, total: int) -> Progress:
+    """A progress bar on the terminal, where there is one and it is worth it."""
+    if total < BAR_FROM or not sys.stderr.isatty():
+        return lambda done, total: None
+
+    def show(done: int, total: int) -> None:
+        filled = 30 * done // total
+        end = "\n" if done == total else ""
+        print(f"\r{name} [{'#' * filled}{'.' * (30 - filled)}] {done / 1e6:.0f}/{total / 1e6:.0f} MB{end}",
+              end="", file=sys.stderr, flush=True)  # fmt: skip
+
+    return show

@@ -1,0 +1,227 @@
+"""The files of NVlabs/edm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import EDM, Denoiser, Eps, Network
+from ..errors import InputError
+from ..process import VE, VP, DiscreteVP
+from .edm import ARCHITECTURES, EDMNetConfig
+from .family import Facts, Meaning, Question, Tensors
+from .layers import Layers
+from .precondition import Exploding, NearestLevel
+
+PRECONDITIONERS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
+
+
+class NVLabs:
+    """NVlabs/edm: SongUNet and DhariwalUNet inside one of four preconditioners.
+
+    The tensors do not tell EDMPrecond, VPPrecond and VEPrecond apart. A `.pkl` says which it is; elsewhere EDMPrecond
+    is assumed, as in the original's own command line, and `class_name` (or `precond`) says otherwise.
+    """
+
+    name: ClassVar[str] = "nvlabs-edm"
+    prefix: ClassVar[str] = "model."
+    null_label: ClassVar[bool] = True
+    arguments: ClassVar[frozenset[str]] = frozenset(
+        {field.name for field in fields(EDMNetConfig)}
+        | {"img_channels", "image_size", "class_name", "precond", "sigma_data", "sigma_min", "sigma_max"}
+        | {"beta_d", "beta_min", "M", "epsilon_t"}
+    )
+    inert: ClassVar[frozenset[str]] = frozenset({"dropout", "label_dropout", "use_fp16", "C_1", "C_2"})
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "class_name": "EDMPrecond", "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5,
+    }  # fmt: skip
+
+    def matches(self, tensors: Tensors) -> bool:
+        return "model.map_layer0.weight" in tensors and any(_block(name) for name in tensors.under("model.enc."))
+
+    def read(self, tensors: Tensors) -> Facts:
+        shapes = tensors.shapes
+        size: dict[str, tuple[int, ...]] = {name[6:]: shape for name, shape in shapes.items() if name[:6] == "model."}
+
+        def dimension(name: str, index: int) -> int:
+            if name not in size:
+                raise InputError(f"it has no tensor model.{name}, which every model of this family has")
+            if len(size[name]) <= index or size[name][index] < 1:
+                raise InputError(f"its tensor model.{name} has the shape {size[name]}")
+            return size[name][index]
+
+        encoder = [match for name in size if (match := _block("model." + name)) and match[1] == "enc"]
+        finest = max(int(match[2]) for match in encoder)
+        resolutions = sorted({int(match[2]) for match in encoder}, reverse=True)
+        if resolutions != [finest >> level for level in range(len(resolutions))]:
+            raise InputError(f"its blocks work at the resolutions {resolutions}, which are not halves of each other")
+        first = f"enc.{finest}x{finest}_conv.weight"
+        dhariwal = "out_conv.weight" in size
+        model_channels = dimension("map_layer0.weight", 1) if dhariwal else dimension(first, 0)
+        blocks = {match[3] for match in encoder if match[2] == str(finest) and match[3].startswith("block")}
+        out = "out_conv.weight" if dhariwal else f"dec.{finest}x{finest}_aux_conv.weight"
+
+        facts: Facts = {
+            "model_type": "DhariwalUNet" if dhariwal else "SongUNet",
+            "img_resolution": finest,
+            "in_channels": dimension(first, 1),
+            "out_channels": dimension(out, 0),
+            "model_channels": model_channels,
+            "num_blocks": len(blocks),
+            "channel_mult": tuple(
+                _whole(dimension(f"dec.{r}x{r}_block0.norm1.weight", 0), model_channels, "a width") for r in resolutions
+            ),
+            "attn_resolutions": tuple(r for r in resolutions if f"enc.{r}x{r}_block0.qkv.weight" in size),
+            "channel_mult_emb": _whole(dimension("map_layer0.weight", 0), model_channels, "the embedding"),
+            "label_dim": size["map_label.weight"][1] if len(size.get("map_label.weight", ())) == 2 else 0,
+            "augment_dim": size["map_augment.weight"][1] if len(size.get("map_augment.weight", ())) == 2 else 0,
+        }
+        if not dhariwal:
+            names = " ".join(size)
+            facts |= {
+                "embedding_type": "fourier" if "map_noise.freqs" in size else "positional",
+                "channel_mult_noise": _whole(dimension("map_layer0.weight", 1), model_channels, "the noise embedding"),
+            }
+            if len(resolutions) > 1:
+                facts["encoder_type"] = (
+                    "residual" if "_aux_residual." in names else "skip" if "_aux_skip." in names else "standard"
+                )
+                facts["decoder_type"] = "skip" if "_aux_up." in names else "standard"
+        if len(resolutions) > 1:
+            facts["resample_filter"] = _filter(tensors, resolutions[1])
+        if "u" in tensors:
+            facts["class_name"] = "iDDPMPrecond"
+            facts["M"] = len(tensors.value("u")) - 1
+        if facts["out_channels"] != facts["in_channels"] * (2 if "u" in tensors else 1):
+            raise InputError(f"it takes {facts['in_channels']} channels and gives {facts['out_channels']}")
+        return facts
+
+    def translate(self, overrides: Mapping[str, Any], known: Facts) -> Facts:
+        facts = dict(overrides)
+        if "img_channels" in facts:
+            facts["in_channels"] = facts.pop("img_channels")
+        if "image_size" in facts:
+            facts["img_resolution"] = facts.pop("image_size")
+        if "precond" in facts:
+            short = str(facts.pop("precond"))
+            facts["class_name"] = {"vp": "VPPrecond", "ve": "VEPrecond", "edm": "EDMPrecond"}.get(short, short)
+        if "class_name" in facts:
+            facts["class_name"] = str(facts["class_name"]).rsplit(".", 1)[-1]
+            if facts["class_name"] not in PRECONDITIONERS:
+                raise InputError(f"class_name {facts['class_name']!r}: unknown; one of {', '.join(PRECONDITIONERS)}")
+        if "resample_filter" in facts:
+            taps = torch.tensor(facts.pop("resample_filter"), dtype=torch.float32)
+            expected = torch.tensor(known.get("resample_filter", taps.tolist()))
+            if taps.shape != expected.shape or not torch.allclose(taps / taps.sum(), expected / expected.sum()):
+                facts["resample_filter"] = tuple(taps.tolist())
+        if "attn_resolutions" in facts:
+            reached = {known["img_resolution"] >> level for level in range(len(known["channel_mult"]))}
+            wanted = set(facts.pop("attn_resolutions")) & reached
+            # DhariwalUNet leaves attention out where a level is narrower than one head.
+            if not set(known["attn_resolutions"]) <= wanted:
+                facts["attn_resolutions"] = tuple(wanted)
+        if "channel_mult" in facts:
+            facts["channel_mult"] = tuple(facts["channel_mult"])
+        # EDMPrecond states a range of 0 to infinity, which says nothing about its training.
+        for name in ("sigma_min", "sigma_max"):
+            if name in facts and not 0 < float(facts[name]) < float("inf"):
+                del facts[name]
+        if known["model_type"] == "DhariwalUNet" or len(known["channel_mult"]) == 1:
+            for name in ("embedding_type", "encoder_type", "decoder_type", "channel_mult_noise"):
+                if name not in known:
+                    facts.pop(name, None)
+        return facts
+
+    def questions(self, facts: Facts) -> list[Question]:
+        return []
+
+    def network(self, facts: Facts, layers: Layers) -> nn.Module:
+        known = {field.name for field in fields(EDMNetConfig)}
+        config = EDMNetConfig(**{k: v for k, v in facts.items() if k in known})
+        return ARCHITECTURES[config.model_type](config, layers)
+
+    def image_size(self, facts: Facts) -> int | None:
+        return int(facts["img_resolution"])
+
+    def own(self, tensors: Tensors) -> set[str]:
+        return {"u"} & set(tensors.shapes)
+
+    def meaning(self, facts: Facts, tensors: Tensors) -> Meaning:
+        kind = facts["class_name"]
+        if kind == "VPPrecond":
+            beta_min, slope, last = float(facts["beta_min"]), float(facts["beta_d"]), int(facts["M"]) - 1
+            process = VP(beta_min, beta_min + slope)
+
+            def timestep(sigma: Tensor) -> Tensor:
+                # `process.time` in float32: a Fourier embedding turns the rounding of a time near 999 into an angle
+                # of 0.01, so the network must be given the very rounding that it was trained with.
+                level = (1 + sigma.float() ** 2).log()
+                return last * (((beta_min**2 + 2 * slope * level).sqrt() - beta_min) / slope)
+
+            def noise_predictor(network: Network) -> Denoiser:
+                return Eps(network, timestep)
+
+            low, high = float(process.sigma(float(facts["epsilon_t"]))), float(process.sigma(1.0))
+            return Meaning(noise_predictor, process, low, high, "epsilon", "VP, continuous")
+        if kind == "VEPrecond":
+            low, high = _range(facts, 0.02, 100.0)
+            return Meaning(Exploding, VE(), low, high, "-epsilon", f"VE, {low:g} to {high:g}")
+        if kind == "iDDPMPrecond":
+            return _iddpm(facts, tensors)
+        low, high = _range(facts, 0.002, 80.0)
+        sigma_data = float(facts["sigma_data"])
+        return Meaning(
+            partial(EDM, sigma_data=sigma_data), VE(), low, high, "F with EDM scalings", f"VE, {low:g} to {high:g}"
+        )
+
+
+def _iddpm(facts: Facts, tensors: Tensors) -> Meaning:
+    if "u" not in tensors:
+        raise InputError("class_name iDDPMPrecond: the file has no tensor u, which holds its levels")
+    levels, channels = tensors.value("u").double(), facts["in_channels"]
+    process = DiscreteVP(alphas_cumprod=tuple((1 / (1 + levels[:-1].flip(0) ** 2)).tolist()))
+
+    def noise_predictor(network: Network) -> Denoiser:
+        def mean(x: Tensor, t: Tensor) -> Tensor:
+            return network(x, t)[:, :channels]
+
+        return NearestLevel(mean, levels)
+
+    schedule = f"iDDPM, {facts['M']} levels"
+    return Meaning(noise_predictor, process, float(levels[-2]), float(levels[0]), "epsilon and variance", schedule)
+
+
+def _range(facts: Facts, low: float, high: float) -> tuple[float, float]:
+    """The trained range, if it is stated, or the usual one."""
+    return float(facts.get("sigma_min", low)), float(facts.get("sigma_max", high))
+
+
+def _block(name: str) -> re.Match[str] | None:
+    return re.match(r"model\.(enc|dec)\.(\d{1,5})x\2_([a-z_]+\d*)\.", name)
+
+
+def _whole(width: int, base: int, what: str) -> int:
+    if width % base:
+        raise InputError(f"{what} of {width} channels is no multiple of its {base} base channels")
+    return width // base
+
+
+def _filter(tensors: Tensors, resolution: int) -> tuple[float, ...]:
+    """The one-dimensional filter whose outer product the file stores, as whole numbers where it is that."""
+    name = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
+    if name not in tensors:
+        raise InputError(f"it has no tensor {name}, which every model of several resolutions has")
+    shape = tensors.shapes[name]
+    if len(shape) != 4 or shape[:2] != (1, 1) or shape[2] != shape[3] or not 1 <= shape[2] <= 64:
+        raise InputError(f"its tensor {name} has the shape {shape}, where (1, 1, N, N) is wanted")
+    taps = tensors.value(name).float()[0, 0].sum(dim=0)
+    if not bool((taps.isfinite() & (taps.abs() > 0)).all()):
+        return tuple(taps.tolist())
+    scaled = taps / taps.abs().min()
+    return tuple((scaled.round() if torch.allclose(scaled, scaled.round(), atol=1e-3) else taps).tolist())

@@ -1,0 +1,304 @@
+"""The files of openai/guided-diffusion and openai/consistency_models."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..denoiser import X0, Denoiser, Eps, Network
+from ..errors import InputError
+from ..process import VE, DiscreteVP
+from .adm import UNet, UNetConfig
+from .family import Facts, Meaning, Question, Tensors
+from .layers import Layers
+from .precondition import Consistency
+
+USUAL_SIZES = {
+    (0.5, 1, 1, 2, 2, 4, 4): 512, (1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4): 128, (1, 2, 3, 4): 64,
+}  # fmt: skip
+"""channel_mult -> image size, as both repositories' factories have it."""
+HEADS = ("num_heads", "num_head_channels")
+
+
+class _OpenAI:
+    """What the two code bases share."""
+
+    name: ClassVar[str]
+    prefix: ClassVar[str] = ""
+    null_label: ClassVar[bool] = False
+    flat_projection: ClassVar[bool]
+
+    def matches(self, tensors: Tensors) -> bool:
+        if "time_embed.0.weight" not in tensors or "input_blocks.0.0.weight" not in tensors:
+            return False
+        ranks = {len(tensors.shapes[name]) for name in tensors.shapes if name.endswith(".qkv.weight")}
+        return (3 in ranks or not ranks) == self.flat_projection
+
+    def read(self, tensors: Tensors) -> Facts:
+        shapes = tensors.shapes
+        model_channels = _size(shapes, "time_embed.0.weight", 1)
+        inputs, outputs = _indices(tensors, "input_blocks"), _indices(tensors, "output_blocks")
+        if not outputs:
+            raise InputError("it has input blocks but no output blocks: a classifier (half a U-Net) cannot be inverted")
+        blocks = 1 + max(outputs)
+
+        # Every level has num_res_blocks + 1 output blocks, the last of which, but for the finest level, upsamples.
+        resblock_ups = {n for n, m, rest in outputs_of(tensors) if m > 0 and rest.startswith("in_layers.")}
+        conv_ups = {n for n, m, rest in outputs_of(tensors) if rest.startswith("conv.")}
+        # Downsampling by averaging leaves no tensors, hence a gap in the numbering.
+        gaps = set(range(1, 1 + max(inputs))) - set(inputs)
+        ups = resblock_ups or conv_ups
+        per_level = min(ups) + 1 if ups else min(gaps, default=blocks)
+        if blocks % per_level:
+            raise InputError(f"its {blocks} output blocks do not make levels of {per_level}; tensors are missing")
+        levels = blocks // per_level
+
+        widths, attends = [], []
+        for level in range(levels):
+            first = f"output_blocks.{(levels - 1 - level) * per_level}"
+            widths.append(_size(shapes, f"{first}.0.out_layers.0.weight", 0))
+            if any(name.startswith(f"{first}.1.qkv.") for name in shapes):
+                attends.append(2**level)
+        facts: Facts = {
+            "in_channels": _size(shapes, "input_blocks.0.0.weight", 1),
+            "out_channels": _size(shapes, "out.2.weight", 0),
+            "model_channels": model_channels,
+            "num_res_blocks": per_level - 1,
+            "attention_resolutions": tuple(attends),
+            "channel_mult": tuple(_multiple(width, model_channels) for width in widths),
+            "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
+            "use_scale_shift_norm": _size(shapes, "output_blocks.0.0.emb_layers.1.weight", 0) == 2 * widths[-1],
+        }
+        if levels > 1:
+            facts["resblock_updown"] = bool(resblock_ups)
+            facts["conv_resample"] = bool(conv_ups) or bool(resblock_ups)
+        self.check(facts)
+        return facts
+
+    def check(self, facts: Facts) -> None:
+        """Raise InputError for relatives that cannot be run."""
+        c, out = facts["in_channels"], facts["out_channels"]
+        if c == out == 6:
+            raise InputError("it takes and gives 6 channels: an upsampler, which needs a small image beside the noise")
+        if out not in self.outputs(c):
+            raise InputError(f"it takes {c} channels and gives {out}, which is no {self.name} model of images")
+
+    def outputs(self, channels: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def own(self, tensors: Tensors) -> set[str]:
+        return set()
+
+    def translate(self, overrides: Mapping[str, Any], known: Facts) -> Facts:
+        facts = dict(overrides)
+        if "num_channels" in facts:
+            facts["model_channels"] = facts.pop("num_channels")
+        if "class_cond" in facts:
+            conditional = bool(facts.pop("class_cond"))
+            if conditional != (known["num_classes"] is not None):
+                facts["num_classes"] = (known["num_classes"] or 1000) if conditional else None
+        if "learn_sigma" in facts:
+            facts["out_channels"] = known["in_channels"] * (2 if facts.pop("learn_sigma") else 1)
+        mult = facts.get("channel_mult")
+        if isinstance(mult, str):
+            facts["channel_mult"] = mult = tuple(float(m) for m in mult.split(",") if m)
+        if mult is not None:
+            facts.pop("channel_mult")
+            if mult and [int(m * known["model_channels"]) for m in mult] != _widths(known):
+                facts["channel_mult"] = tuple(mult)
+        attention = facts.get("attention_resolutions")
+        if isinstance(attention, str):
+            size = facts.get("image_size") or known.get("image_size")
+            attention = [size // int(r) for r in attention.split(",") if r] if size else None
+        if "attention_resolutions" in facts:
+            facts.pop("attention_resolutions")
+            reached = {2**level for level in range(len(known["channel_mult"]))}
+            if attention is not None and set(attention) & reached != set(known["attention_resolutions"]):
+                facts["attention_resolutions"] = tuple(attention)
+        for flag in ("resblock_updown", "conv_resample"):  # says nothing where there is nothing to resample
+            if flag not in known or (flag == "conv_resample" and known["resblock_updown"]):
+                facts.pop(flag, None)
+        return facts
+
+    def questions(self, facts: Facts) -> list[Question]:
+        found = []
+        widths = sorted({_widths(facts)[-1], *(w for i, w in enumerate(_widths(facts))
+                                               if 2**i in facts["attention_resolutions"])})  # fmt: skip
+        if "num_heads" not in facts and facts.get("num_head_channels", -1) == -1:
+            common = math.gcd(*widths)
+            sizes = [n for n in range(8, common + 1) if common % n == 0]
+            numbers = [n for n in range(1, common // 8 + 1) if common % n == 0]
+            found.append(
+                Question(
+                    ("num_head_channels", "num_heads"),
+                    f"num_head_channels: one of {_some(sizes)}; or num_heads: one of {_some(numbers)} "
+                    f"(attention blocks have {_some(widths)} channels)",
+                )
+            )
+        return found
+
+    def config(self, facts: Facts) -> UNetConfig:
+        known = {field.name for field in fields(UNetConfig)}
+        chosen = {k: v for k, v in facts.items() if k in known}
+        return UNetConfig(**chosen, joint_projection_2d=not self.flat_projection)
+
+    def network(self, facts: Facts, layers: Layers) -> nn.Module:
+        return UNet(self.config(facts), layers)
+
+    def image_size(self, facts: Facts) -> int | None:
+        """The size that a model of this shape usually has."""
+        size = USUAL_SIZES.get(tuple(facts["channel_mult"]))
+        usual = {size // r for r in (32, 16, 8)} if size else None
+        return size if usual == set(facts["attention_resolutions"]) else None
+
+
+_SHARED = {field.name for field in fields(UNetConfig)} - {"joint_projection_2d"} | {
+    "image_size", "num_channels", "class_cond", "learn_sigma",
+}  # fmt: skip
+_INERT = {"dropout", "use_checkpoint", "use_fp16", "dims"}
+
+
+class GuidedDiffusion(_OpenAI):
+    """openai/guided-diffusion: epsilon, and usually its variance, at 1000 discrete levels."""
+
+    name: ClassVar[str] = "guided-diffusion"
+    arguments: ClassVar[frozenset[str]] = frozenset(
+        _SHARED | {"noise_schedule", "diffusion_steps", "predict_xstart", "rescale_timesteps"}
+    )
+    inert: ClassVar[frozenset[str]] = frozenset(_INERT | {"timestep_respacing", "use_kl", "rescale_learned_sigmas"})
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "diffusion_steps": 1000,
+        "predict_xstart": False,
+        "rescale_timesteps": False,
+    }
+    flat_projection: ClassVar[bool] = True
+
+    def outputs(self, channels: int) -> tuple[int, ...]:
+        return (channels, 2 * channels)
+
+    def questions(self, facts: Facts) -> list[Question]:
+        found = super().questions(facts)
+        if "use_new_attention_order" not in facts and (found or self._several_heads(facts)):
+            found.append(
+                Question(
+                    ("use_new_attention_order",),
+                    "use_new_attention_order: False (all files but 64x64_diffusion) or True",
+                )
+            )
+        if "noise_schedule" not in facts:
+            found.append(
+                Question(
+                    ("noise_schedule",),
+                    'noise_schedule: "linear" (all files but 64x64_diffusion) or "cosine"',
+                )
+            )
+        return found
+
+    def _several_heads(self, facts: Facts) -> bool:
+        config = self.config(facts)
+        widths = [config.widths[-1], *(w for i, w in enumerate(config.widths) if 2**i in config.attention_resolutions)]
+        return any(config.heads(w, decoder=side) > 1 for w in widths for side in (False, True))
+
+    def meaning(self, facts: Facts, tensors: Tensors) -> Meaning:
+        steps = facts["diffusion_steps"]
+        process = DiscreteVP(facts["noise_schedule"], steps)
+        factor = 1000 / steps if facts["rescale_timesteps"] else 1.0
+        channels = facts["in_channels"]
+
+        def timestep(sigma: Tensor) -> Tensor:
+            return process.timestep(sigma) * factor
+
+        def precondition(network: Network) -> Denoiser:
+            def mean(x: Tensor, t: Tensor) -> Tensor:
+                return network(x, t)[:, :channels]
+
+            return X0(mean, timestep) if facts["predict_xstart"] else Eps(mean, timestep)
+
+        return Meaning(
+            precondition,
+            process,
+            process.sigma_min,
+            process.sigma_max,
+            ("x0" if facts["predict_xstart"] else "epsilon")
+            + (" and variance" if facts["out_channels"] > channels else ""),
+            f"{facts['noise_schedule']}, {steps} levels",
+        )
+
+
+class ConsistencyModels(_OpenAI):
+    """openai/consistency_models: EDM teachers, and models distilled from or trained without them."""
+
+    name: ClassVar[str] = "consistency-models"
+    arguments: ClassVar[frozenset[str]] = frozenset(_SHARED | {"distillation", "sigma_min", "sigma_max", "sigma_data"})
+    inert: ClassVar[frozenset[str]] = frozenset(
+        _INERT | {"weight_schedule", "use_new_attention_order", "loss_norm", "rho"}
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+    flat_projection: ClassVar[bool] = False
+
+    def outputs(self, channels: int) -> tuple[int, ...]:
+        return (channels,)
+
+    def questions(self, facts: Facts) -> list[Question]:
+        found = super().questions(facts)
+        if "distillation" not in facts:
+            found.append(
+                Question(
+                    ("distillation",),
+                    "distillation: False (edm_* files, the EDM teachers) or True (cd_* and ct_*, boundary scalings)",
+                )
+            )
+        return found
+
+    def meaning(self, facts: Facts, tensors: Tensors) -> Meaning:
+        low, high = float(facts["sigma_min"]), float(facts["sigma_max"])
+        boundary = low if facts["distillation"] else 0.0
+        return Meaning(
+            partial(Consistency, sigma_data=float(facts["sigma_data"]), boundary=boundary),
+            VE(),
+            low,
+            high,
+            "F with consistency boundary scalings" if facts["distillation"] else "F with EDM scalings",
+            f"VE, {low:g} to {high:g}",
+        )
+
+
+def outputs_of(tensors: Tensors) -> list[tuple[int, int, str]]:
+    """(block, layer, rest of the name) of every tensor in the output blocks."""
+    found = (re.fullmatch(r"output_blocks\.(\d{1,3})\.(\d)\.(.+)", name) for name in tensors.under("output_blocks."))
+    return [(int(m[1]), int(m[2]), m[3]) for m in found if m]
+
+
+def _indices(tensors: Tensors, name: str) -> set[int]:
+    found = (re.match(rf"{name}\.(\d{{1,3}})\.", key) for key in tensors.under(f"{name}."))
+    return {int(m[1]) for m in found if m}
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]], name: str, dimension: int) -> int:
+    if name not in shapes:
+        raise InputError(f"it has no tensor {name}, which every model of this family has")
+    if len(shapes[name]) <= dimension or shapes[name][dimension] < 1:
+        raise InputError(f"its tensor {name} has the shape {shapes[name]}")
+    return shapes[name][dimension]
+
+
+def _multiple(width: int, base: int) -> float:
+    """The number that, times `base` and rounded down, is `width`."""
+    if width % base == 0:
+        return width // base
+    ratio = width / base
+    return ratio if int(ratio * base) == width else math.nextafter(ratio, math.inf)
+
+
+def _widths(facts: Facts) -> list[int]:
+    return [int(mult * facts["model_channels"]) for mult in facts["channel_mult"]]
+
+
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "")

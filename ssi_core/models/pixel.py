@@ -1,0 +1,254 @@
+"""A loaded pixel model: a denoiser in VE coordinates, and the raw network behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..errors import InputError
+from ..process import Process
+from .family import Meaning
+
+Labels = int | Sequence[int] | Tensor | None
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a model is, for people and for provenance."""
+
+    name: str
+    """The published file that it is, or the file's own name."""
+    family: str
+    container: str
+    parametrisation: str
+    schedule: str
+    image_size: int | None
+    """Height and width it was trained on, in pixels; None where the file does not say."""
+    in_channels: int
+    out_channels: int
+    num_classes: int
+    """0: unconditional."""
+    parameters: int
+    dtype: str
+    """In which its convolutions run."""
+    stored: str
+    """In which the file has them."""
+    signature: str
+    facts: dict[str, Any]
+    """Constructor arguments, by the original's names."""
+    sources: dict[str, str]
+    """Where each fact comes from."""
+    fingerprint: str
+    """SHA-256 of the beginnings of all tensors: the same for the same weights in any container."""
+
+
+@dataclass
+class PixelModel:
+    """A pixel-space diffusion model.
+
+    It is itself a `Denoiser` (without labels), and carries what inputs are checked against.
+
+    Args:
+        module: the raw network.
+        meaning: how its output is to be read.
+        info: what it is.
+        compute_dtype: in which its convolutions run; inputs and outputs keep theirs.
+        null_label: whether a class-conditional model can be asked without a class.
+    """
+
+    module: nn.Module
+    meaning: Meaning = field(repr=False)
+    info: Info
+    compute_dtype: torch.dtype
+    null_label: bool = False
+
+    @property
+    def process(self) -> Process:
+        return self.meaning.process
+
+    @property
+    def sigma_min(self) -> float:
+        return self.meaning.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.meaning.sigma_max
+
+    @property
+    def channels(self) -> int:
+        return self.info.in_channels
+
+    @property
+    def image_size(self) -> int | None:
+        return self.info.image_size
+
+    @property
+    def signature(self) -> str:
+        """Which weights these are, for provenance."""
+        return f"{self.info.family}-{self.info.fingerprint[:16]}"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.denoise(x, sigma)
+
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        labels: Labels = None,
+        *,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """D(x, sigma): the estimate of the clean image.
+
+        Args:
+            x: [B, C, H, W] = x0 + sigma n, with x0 in [-1, 1]; H and W divisible by 2^(levels - 1).
+            sigma: noise level(s) > 0, one for all or [B].
+            labels: class(es), 0 to classes - 1, one for all or [B]; for NVlabs models also one-hot [B, classes].
+                None: no class, which only NVlabs models know.
+            augment_labels: NVlabs models trained with augmentation: [B, augment_dim]. None is no augmentation.
+
+        Returns:
+            Of x's shape and dtype; not clamped.
+
+        Raises:
+            InputError: shapes, labels or noise levels that do not fit the model.
+        """
+        batch = self._batch(x)
+        sigma = torch.as_tensor(sigma, device=x.device).reshape(-1)
+        if sigma.dtype not in (torch.float32, torch.float64):
+            sigma = sigma.float()
+        if sigma.numel() not in (1, batch):
+            raise InputError(f"sigma: {sigma.numel()} levels for {batch} images; give one, or one for each")
+        if sigma.device.type == "cpu" and not bool(((sigma > 0) & sigma.isfinite()).all()):
+            raise InputError(f"sigma {sigma.tolist()}: must be positive and finite")
+        # Half precision is for convolutions: the scalings would lose the image in it. Double precision would round
+        # time arguments otherwise than in training.
+        state = x.float()
+        embedded = self._labels(labels, batch, x.device)
+
+        def network(inputs: Tensor, t: Tensor) -> Tensor:
+            return self._run(inputs, t, embedded, augment_labels)
+
+        denoiser: Denoiser = self.meaning.precondition(network)
+        return denoiser(state, sigma.expand(batch)).to(x.dtype)
+
+    def network(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        labels: Labels = None,
+        *,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The raw network on its own input and time argument.
+
+        Args:
+            x: [B, C, H, W], scaled as the network was trained (VP: x_t; EDM: c_in x).
+            t: its own time argument, one for all or [B]; need not be whole.
+            labels, augment_labels: as in `denoise`.
+
+        Returns:
+            [B, out_channels, H, W] in x's dtype.
+
+        Raises:
+            InputError: shapes or labels that do not fit the model.
+        """
+        batch = self._batch(x)
+        t = torch.as_tensor(t, device=x.device).reshape(-1)
+        if t.numel() not in (1, batch):
+            raise InputError(f"t: {t.numel()} times for {batch} images; give one, or one for each")
+        return self._run(x, t.expand(batch), self._labels(labels, batch, x.device), augment_labels)
+
+    def conditioned(self, labels: Labels) -> Conditioned:
+        """A denoiser of one class (or of one per image): what solvers take."""
+        return Conditioned(self, labels)
+
+    def _run(self, x: Tensor, t: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        extra = () if augment_labels is None else (augment_labels,)
+        if extra and not self.info.facts.get("augment_dim"):
+            raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
+        result: Tensor = self.module(x.to(self.compute_dtype), t, labels, *extra)
+        return result.to(x.dtype).contiguous()
+
+    def _batch(self, x: Tensor) -> int:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise InputError(f"x: of shape {tuple(x.shape)}, where [batch, {self.channels}, height, width] is wanted")
+        factor = 2 ** (len(self.info.facts["channel_mult"]) - 1)
+        if x.shape[2] % factor or x.shape[3] % factor or 0 in x.shape:
+            raise InputError(f"x: {x.shape[3]}x{x.shape[2]} pixels; width and height must be multiples of {factor}")
+        return x.shape[0]
+
+    def _labels(self, labels: Labels, batch: int, device: torch.device) -> Tensor | None:
+        """Labels as the network takes them."""
+        classes = self.info.num_classes
+        if labels is None:
+            if classes and not self.null_label:
+                raise InputError(
+                    f"labels: {self.info.name} has {classes} classes and none for 'any'; give 0..{classes - 1}"
+                )
+            return None
+        if not classes:
+            raise InputError(f"labels: {self.info.name} is unconditional; leave them out")
+        chosen = torch.as_tensor(labels, device=device)
+        if self.null_label and chosen.is_floating_point():
+            if chosen.ndim != 2 or chosen.shape[1] != classes or chosen.shape[0] not in (1, batch):
+                raise InputError(f"labels: of shape {tuple(chosen.shape)}, where [{batch}, {classes}] is wanted")
+            return chosen
+        if chosen.is_floating_point() or chosen.dtype == torch.bool:
+            raise InputError(f"labels: {chosen.dtype}; give whole numbers 0..{classes - 1}")
+        chosen = chosen.long().reshape(-1)
+        if chosen.numel() not in (1, batch):
+            raise InputError(f"labels: {chosen.numel()} for {batch} images; give one, or one for each")
+        if bool(((chosen < 0) | (chosen >= classes)).any()):
+            raise InputError(f"labels {chosen.tolist()}: must lie in 0..{classes - 1}")
+        chosen = chosen.expand(batch)
+        return F.one_hot(chosen, classes).float() if self.null_label else chosen
+
+
+@dataclass
+class Conditioned:
+    """A pixel model with its labels; a `Denoiser`."""
+
+    model: PixelModel
+    labels: Labels
+
+    @property
+    def sigma_min(self) -> float:
+        return self.model.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.model.sigma_max
+
+    @property
+    def channels(self) -> int:
+        return self.model.channels
+
+    @property
+    def image_size(self) -> int | None:
+        return self.model.image_size
+
+    @property
+    def process(self) -> Process:
+        return self.model.process
+
+    @property
+    def signature(self) -> str:
+        return self.model.signature
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.model.denoise(x, sigma, self.labels)

@@ -1,0 +1,281 @@
+"""What torch and NVlabs/edm write: zip archives, legacy streams, and pickles with legacy streams inside.
+
+Each function here runs the file's pickle programs on `pickles.Machine` and puts what they describe into the archive.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from .pickles import Constructors, Damaged, Instance, Machine, Span
+from .records import Archive, Record, Storage
+
+MOST_TENSORS = 100_000
+LONGEST_PICKLE = 100_000_000
+"""Bytes of a torch zip's pickle program."""
+LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number that a torch legacy stream starts with, as a pickle without its protocol byte."""
+
+DTYPES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool,
+}  # fmt: skip
+
+
+@dataclass
+class PersistentObject:
+    """An object of NVlabs' persistence mechanism, without the source text that came with it."""
+
+    class_name: str
+    state: dict[str, Any]
+
+
+def torch_zip(archive: Archive) -> None:
+    """The zip format of `torch.save`: a program, and one stored member per storage.
+
+    Raises:
+        InputError: no torch file, or members that torch does not write (compressed, encrypted, symbolic links).
+        Damaged: what it says does not fit together.
+    """
+    try:
+        members = {info.filename: info for info in zipfile.ZipFile(archive.file).infolist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError) as error:
+        raise Damaged(f"{error}; it is truncated") from error
+    program = next((name for name in members if name == "data.pkl" or name.endswith("/data.pkl")), None)
+    if program is None:
+        raise InputError(f"{archive.path}: is a zip without data.pkl, so no torch checkpoint")
+    places = {name: _place(archive, info) for name, info in members.items()}
+    root = program[: -len("data.pkl")]
+
+    if root + "byteorder" in places:
+        offset, length = places[root + "byteorder"]
+        archive.file.seek(offset)
+        if archive.file.read(min(length, 16)) != b"little":
+            raise InputError(f"{archive.path}: was written on a big-endian machine; convert it there")
+
+    def storage(pid: Any) -> Storage:
+        dtype, key, numel = _storage_id(pid)
+        offset, length = places.get(f"{root}data/{key}", (0, -1))
+        if numel * dtype.itemsize > length:
+            raise Damaged(f"storage {key!r} claims {numel * dtype.itemsize} bytes, but has {max(length, 0)}")
+        return Storage(dtype, offset, numel)
+
+    offset, length = places[program]
+    if length > LONGEST_PICKLE:
+        raise Damaged(f"its pickle has {length} bytes")
+    archive.file.seek(offset)
+    machine = Machine(archive.file, offset + length, str(archive.path), constructors(archive), storage)
+    take_network(archive, machine.run())
+
+
+def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
+    """Offset and length of a member's bytes."""
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise InputError(f"{archive.path}: its member {info.filename} is a symbolic link; refused")
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+        raise InputError(
+            f"{archive.path}: its member {info.filename} is compressed or encrypted, which torch never does; refused"
+        )
+    archive.file.seek(info.header_offset)
+    header = archive.file.read(30)
+    if len(header) != 30 or header[:4] != b"PK\x03\x04":
+        raise Damaged(f"member {info.filename} is not where the directory says")
+    names, extra = struct.unpack("<HH", header[26:])
+    offset = info.header_offset + 30 + names + extra
+    if offset + info.file_size > archive.opened.st_size:
+        raise Damaged(f"member {info.filename} reaches beyond the end of the file")
+    return offset, info.file_size
+
+
+def torch_legacy(archive: Archive) -> None:
+    """The format of `torch.save` before version 1.6."""
+    take_network(archive, _stream(archive, 0, archive.opened.st_size))
+
+
+def plain_pickle(archive: Archive) -> None:
+    """One pickle program with torch streams inside, as NVlabs' training writes."""
+    take_network(archive, Machine(archive.file, archive.opened.st_size, str(archive.path), constructors(archive)).run())
+
+
+def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
+    """dtype, key and number of elements from ("storage", type, key, device, number, ...)."""
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or type(pid[4]) is not int or pid[4] < 0:
+        raise Damaged("a persistent id that is no storage")
+    dtype = DTYPES.get(str(getattr(pid[1], "name", "")).removesuffix("Storage"))
+    if dtype is None or not isinstance(pid[2], str):
+        raise Damaged("a storage of unknown type")
+    return dtype, pid[2], pid[4]
+
+
+def _stream(archive: Archive, start: int, end: int) -> Any:
+    """The object in a torch legacy stream, which lies between two positions of the file.
+
+    The stream has five programs (a number, a version, the machine, the object, the keys of its storages), then the
+    storages' bytes, each after its length. Where those lie is known only at the end, so the object is made twice.
+    """
+    table = constructors(archive)
+    archive.file.seek(start)
+
+    def program(persistent: Callable[[Any], Any] | None = None) -> Any:
+        return Machine(archive.file, end, str(archive.path), table, persistent).run()
+
+    if program() != 0x1950A86A20F9469CFC6C or program() != 1001:
+        raise Damaged("a torch stream of unknown version")
+    system = program()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise InputError(f"{archive.path}: was written on a big-endian machine; convert it there")
+
+    wanted: dict[str, tuple[torch.dtype, int]] = {}
+
+    def note(pid: Any) -> Storage:
+        dtype, key, numel = _storage_id(pid)
+        wanted[key] = (dtype, numel)
+        return Storage(dtype, 0, numel)
+
+    position = archive.file.tell()
+    program(note)
+    keys = program()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(wanted):
+        raise Damaged("storages that nothing uses, or the other way round")
+    found: dict[str, Storage] = {}
+    offset = archive.file.tell()
+    for key in keys:
+        dtype, numel = wanted[key]
+        archive.file.seek(offset)
+        count = archive.file.read(8)
+        if int.from_bytes(count, "little") != numel or offset + 8 + numel * dtype.itemsize > end:
+            raise Damaged(f"storage {key!r} of {numel * dtype.itemsize} bytes reaches beyond the end; it is truncated")
+        found[key] = Storage(dtype, offset + 8, numel)
+        offset += 8 + numel * dtype.itemsize
+    archive.file.seek(position)
+    return program(lambda pid: found[_storage_id(pid)[1]])
+
+
+# What a pickle may name
+
+
+def constructors(archive: Archive) -> Constructors:
+    def tensor(storage: Any, first: Any, shape: Any, stride: Any, *rest: Any) -> Record:
+        if not isinstance(storage, Storage) or len(shape) != len(stride) or len(shape) > 8:
+            raise Damaged("a tensor without a storage")
+        if not all(type(n) is int and 0 <= n < 2**48 for n in [first, *shape, *stride]):
+            raise Damaged("a tensor whose sizes are no numbers")
+        return Record(storage, first, tuple(shape), tuple(stride))
+
+    def parameter(data: Any, requires_grad: Any, hooks: Any) -> Any:
+        return data
+
+    def nested(span: Any) -> Any:
+        if not isinstance(span, Span):
+            raise Damaged("a nested stream that is no byte string")
+        here = archive.file.tell()
+        archive.file.seek(span.offset)
+        if archive.file.read(15)[2:] != LEGACY_MAGIC:
+            raise Damaged("a nested stream that torch has not written")
+        value = _stream(archive, span.offset, span.offset + span.length)
+        archive.file.seek(here)
+        if not isinstance(value, Storage):
+            raise Damaged("a nested stream that holds no storage")
+        return value
+
+    def persistent(meta: Any) -> PersistentObject:
+        # meta["module_src"] is program text. It is dropped here, unread.
+        state = meta["state"]
+        if not isinstance(state, dict) or not isinstance(meta["class_name"], str):
+            raise Damaged("a persistent object without a state")
+        return PersistentObject(meta["class_name"], state)
+
+    def dtype(code: Any, *flags: Any) -> Instance:
+        return Instance(code)
+
+    def scalar(kind: Any, data: Any) -> float | int | bool:
+        layout = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "u8": "<Q", "u4": "<I", "b1": "?"}.get(
+            getattr(kind, "symbol", "")
+        )
+        if layout is None or not isinstance(data, Span) or data.length != struct.calcsize(layout):
+            raise Damaged("a number of unknown type")
+        here = archive.file.tell()
+        archive.file.seek(data.offset)
+        value: float | int | bool = struct.unpack(layout, archive.file.read(data.length))[0]
+        archive.file.seek(here)
+        return value
+
+    return {
+        ("collections", "OrderedDict"): dict,
+        ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch._utils", "_rebuild_parameter"): parameter,
+        ("torch.storage", "_load_from_bytes"): nested,
+        ("torch_utils.persistence", "_reconstruct_persistent_obj"): persistent,
+        ("torch.nn.modules.container", "ModuleDict"): None,
+        ("torch.nn.modules.container", "ModuleList"): None,
+        ("numpy", "dtype"): dtype,
+        ("numpy.core.multiarray", "scalar"): scalar,
+        ("numpy._core.multiarray", "scalar"): scalar,
+        ("numpy.multiarray", "scalar"): scalar,
+        **{("torch", f"{name}Storage"): None for name in DTYPES},
+    }
+
+
+# Which tensors of a nested object are the network's
+
+
+def take_network(archive: Archive, value: Any) -> None:
+    """Find the network in what a pickle held, and put its tensors and facts into the archive.
+
+    Raises:
+        InputError: there is none, or it is something else (optimiser state).
+    """
+    if isinstance(value, dict) and "param_groups" in value and "state" in value:
+        raise InputError(f"{archive.path}: is an optimiser's state, not a model; give the file with the weights")
+    for wrapper in ("ema", "state_dict", "model"):
+        if isinstance(value, dict) and isinstance(value.get(wrapper), dict | PersistentObject):
+            value = value[wrapper]
+            break
+    if isinstance(value, PersistentObject):
+        archive.container = "NVlabs pickle"
+        archive.facts = _plain(value)
+        _gather(archive, value)
+    elif isinstance(value, dict):
+        archive.records.update({str(name): entry for name, entry in value.items() if isinstance(entry, Record)})
+    if not archive.records:
+        raise InputError(f"{archive.path}: holds no network: no tensors where a model's weights would be")
+
+
+def _plain(network: PersistentObject) -> dict[str, Any]:
+    """Class names and plain attributes of a preconditioner and of the network in it."""
+    kinds = bool | int | float | str
+    facts = {k: v for k, v in network.state.items() if isinstance(v, kinds) and not str(k).startswith("_")}
+    modules = network.state.get("_modules")
+    inner = modules.get("model") if isinstance(modules, dict) else None
+    named = {"model_type": inner.class_name} if isinstance(inner, PersistentObject) else {}
+    return {**facts, **named, "class_name": network.class_name}
+
+
+def _gather(archive: Archive, network: PersistentObject) -> None:
+    """Collect the parameters and buffers of a module and the modules in it, named as `state_dict()` would."""
+    waiting: list[tuple[str, Any]] = [("", network)]
+    visited = 0
+    while waiting:
+        prefix, module = waiting.pop()
+        state = getattr(module, "state", None)
+        visited += 1
+        if not isinstance(state, dict) or visited > MOST_TENSORS or prefix.count(".") > 16:
+            raise Damaged("modules without a state, or far too many of them")
+        parts = {kind: state.get(kind) or {} for kind in ("_parameters", "_buffers", "_modules")}
+        if not all(isinstance(part, dict) for part in parts.values()):
+            raise Damaged(f"module {prefix or '(top)'} has no proper state")
+        left_out = state.get("_non_persistent_buffers_set") or ()
+        kept = {name: entry for name, entry in parts["_buffers"].items() if name not in left_out}
+        for name, entry in (parts["_parameters"] | kept).items():
+            if isinstance(entry, Record):
+                archive.records[f"{prefix}{name}"] = entry
+        waiting += [(f"{prefix}{name}.", child) for name, child in parts["_modules"].items() if child is not None]

@@ -1,0 +1,126 @@
+"""`ssi models`, `describe`, `convert`, and the main job on a checkpoint of each family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssi_core import Inversion, save_image
+from ssi_core.cli import main
+
+DATA = Path(__file__).parent / "data" / "models"
+ADM = ["--set", "num_head_channels=16", "--set", "use_new_attention_order=False", "--set", "noise_schedule=linear",
+       "--set", "image_size=16"]  # fmt: skip
+
+
+def ssi(capsys, *arguments):
+    """(exit code, stdout, stderr) of a command, with the terminal's line breaks taken out."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, " ".join(out.split()), " ".join(err.split())
+
+
+@pytest.fixture
+def picture(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path / "photo.png"
+    save_image(torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=generator) * 2 - 1, 40), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "told", "label"),
+    [
+        ("adm_uncond256like.safetensors", ADM, []),
+        ("cm_bedroom256like.safetensors",
+         ["--set", "num_head_channels=16", "--set", "distillation=False", "--set", "image_size=16"], []),
+        ("nv_ncsnpp_cond.pkl", [], ["--label", "3"]),
+        ("nv_dhariwal_cond.safetensors", [], []),
+    ],
+)  # fmt: skip
+def test_invert_and_reconstruct_with_a_converted_checkpoint(capsys, picture, tmp_path, file, told, label):
+    converted = tmp_path / "converted.safetensors"
+    code, said, _ = ssi(capsys, "convert", DATA / file, converted, *told)
+    assert code == 0 and "written to" in said
+    out = tmp_path / "results"
+    run = ["--model", converted, "--device", "cpu", "--out", out, *label]
+    code, said, err = ssi(capsys, "invert", picture, "--steps", "8", "--skip", "0.2", *run)
+    assert code == 0, err
+    assert "verdict" in said
+    inversion = Inversion.load(out / "photo.ssi.safetensors")
+    assert inversion.noise.shape == (1, 3, 16, 16) and inversion.process.name == (
+        "discrete-vp" if "adm" in file else "ve"
+    )
+    code, said, err = ssi(capsys, "reconstruct", out / "photo.ssi.safetensors", "--original", picture, *run)
+    assert code == 0, err
+    assert "PSNR" in said and "not the same picture" not in err
+
+
+def test_the_same_weights_in_another_container_are_the_same_model(capsys, picture, tmp_path):
+    out = tmp_path / "results"
+    model = ["--model", DATA / "nv_ncsnpp_cond.pkl", "--device", "cpu", "--out", out]
+    ssi(capsys, "invert", picture, "--steps", "6", "--skip", "0.2", *model)
+    noise = out / "photo.ssi.safetensors"
+    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ncsnpp_cond.safetensors", "--out", out)
+    assert code == 0 and "it will not give the same picture" not in err
+    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ddpmpp.safetensors", "--out", out)
+    assert "it will not give the same picture" in err
+
+
+def test_a_preset_is_the_papers_setting(capsys, picture, tmp_path):
+    out = tmp_path / "results"
+    run = ["--model", DATA / "nv_ddpmpp.safetensors", "--device", "cpu", "--out", out]
+    code, _, err = ssi(capsys, "invert", picture, "--preset", "bedroom-edm-ssi", *run)
+    assert code == 0, err
+    inversion = Inversion.load(out / "photo.ssi.safetensors")
+    assert (inversion.skip, inversion.solver, inversion.nfe) == (0.1, "euler", 157)  # of 200 steps, 43 are skipped
+    code, _, err = ssi(capsys, "invert", picture, "--preset", "kitchen", *run)
+    assert code == 2 and "bedroom-ddim-ssi" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", DATA / "adm_uncond256like.safetensors"], "do not tell everything"),
+        (["--model", DATA / "adm_uncond256like.safetensors", *ADM[:6]], "does not tell its image size"),
+        (["--model", DATA / "nv_ncsnpp_cond.pkl", "--label", "10"], "has 10 classes (counted from 0)"),
+        (["--model", DATA / "nv_ddpmpp.safetensors", "--label", "0"], "has no classes"),
+        (["--model", "nowhere.pt"], "nor a file"),
+        (["--model", "demo", "--label", "1"], "no classes"),
+        (["--model", DATA / "nv_ddpmpp.safetensors", "--set", "x"], "give name=value"),
+        (["--model", DATA / "nv_ddpmpp.safetensors", "--set", "device=cpu"], "give name=value"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_one_line_on_stderr(capsys, picture, tmp_path, arguments, message):
+    code, _, err = ssi(capsys, "invert", picture, "--out", tmp_path / "none", "--device", "cpu", *arguments)
+    assert code == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_describe_tells_what_is_known_from_where(capsys):
+    code, said, err = ssi(capsys, "describe", DATA / "adm_uncond256like.safetensors")
+    assert code == 0
+    assert "guided-diffusion, safetensors, 144 tensors" in said or "guided-diffusion, safetensors" in said
+    assert "num_res_blocks" in said and "tensors" in said
+    assert "num_head_channels: one of 8, 16, 32" in err and '"cosine"' in err
+    code, _, err = ssi(capsys, "describe", Path(__file__).parent / "data" / "malicious" / "evil.pkl")
+    assert code == 2 and "posix.system" in err
+
+
+def test_models_lists_addresses_and_what_is_there(capsys, tmp_path):
+    code, said, _ = ssi(capsys, "models")
+    assert code == 0 and "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/lsun_bedroom.pt" in said
+    code, _, err = ssi(capsys, "models", tmp_path / "nowhere")
+    assert code == 2 and "no such folder" in err
+
+
+def test_convert_halves_a_file(capsys, tmp_path):
+    out = tmp_path / "half.safetensors"
+    code, _, _ = ssi(capsys, "convert", DATA / "nv_ncsnpp_cond.pkl", out, "--dtype", "bfloat16")
+    assert code == 0
+    assert out.stat().st_size < 0.75 * (DATA / "nv_ncsnpp_cond.pkl").stat().st_size
+    code, _, err = ssi(capsys, "convert", DATA / "nv_ncsnpp_cond.pkl", out, "--dtype", "int8")
+    assert code == 2 and "int8" in err

@@ -1,0 +1,140 @@
+"""Convolutions with reordered weights compute the same, and show plain weights to everything else."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ssi_core.models import load_checkpoint
+from ssi_core.models.adm import UNet, UNetConfig
+from ssi_core.models.edm import EDMNetConfig, SongUNet
+from ssi_core.models.packed import Conv1d, Conv2d, PackedLayers, packing_available
+
+pytestmark = pytest.mark.skipif(not packing_available(), reason="this build of torch has no oneDNN")
+
+
+def pair(stride: int = 1, kernel: int = 3) -> tuple[nn.Conv2d, Conv2d]:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(130, 144, kernel, stride=stride, padding=kernel // 2).requires_grad_(False)
+    packed = Conv2d(130, 144, kernel, stride=stride, padding=kernel // 2).requires_grad_(False)
+    packed.load_state_dict(plain.state_dict())
+    return plain, packed
+
+
+@pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (2, 3), (1, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_same_result_at_any_size_and_batch(stride, kernel, layout):
+    plain, packed = pair(stride, kernel)
+    for shape in ((1, 130, 16, 16), (3, 130, 16, 16), (2, 130, 7, 9), (1, 130, 32, 32)):
+        x = torch.randn(shape).to(memory_format=layout)
+        assert torch.allclose(packed(x), plain(x), atol=1e-5)
+    assert packed.packed is not None and packed.weight is None
+
+
+def test_one_dimensional_projection():
+    torch.manual_seed(0)
+    plain, packed = nn.Conv1d(128, 384, 1).requires_grad_(False), Conv1d(128, 384, 1).requires_grad_(False)
+    packed.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 128, 10)
+    assert torch.allclose(packed(x), plain(x), atol=1e-5)
+    assert torch.equal(packed.state_dict()["weight"], plain.weight)
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        assert torch.allclose(torch.autograd.grad(packed(leaf).sum(), leaf)[0],
+                              torch.autograd.grad(plain(leaf).sum(), leaf)[0], atol=1e-5)  # fmt: skip
+
+
+def test_everything_else_finds_plain_weights():
+    plain, packed = pair()
+    x = torch.randn(1, 130, 8, 8)
+    expected = plain(x)
+    packed(x)
+    assert torch.equal(packed.state_dict()["weight"], plain.weight)
+    for other in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert torch.equal(other.weight, plain.weight) and torch.allclose(other(x), expected, atol=1e-5)
+    packed(x)
+    assert torch.allclose(packed.double()(x.double()), plain.double()(x.double()))
+    assert packed.weight.dtype == torch.float64
+    packed.float()(x)
+    packed.load_state_dict({"weight": torch.zeros(144, 130, 3, 3), "bias": torch.ones(144)})
+    assert torch.equal(packed(x), torch.ones_like(expected))
+
+
+def test_gradients_pass():
+    plain, packed = pair()
+    x = torch.randn(1, 130, 8, 8)
+    packed(x)
+    leaf = x.clone().requires_grad_()
+    mine, theirs = packed(leaf), plain(leaf)
+    assert torch.allclose(torch.autograd.grad(mine.square().sum(), leaf)[0],
+                          torch.autograd.grad(theirs.square().sum(), leaf)[0], atol=1e-4)  # fmt: skip
+    assert packed.packed is not None
+
+
+def test_many_threads_pack_once():
+    for _ in range(20):
+        plain, packed = pair()
+        x = torch.randn(1, 130, 8, 8)
+        expected, found = plain(x), []
+        start = threading.Barrier(8)
+
+        def run(packed=packed, x=x, found=found, start=start):
+            start.wait()
+            found.append(packed(x))
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8 and all(torch.allclose(y, expected, atol=1e-5) for y in found)
+
+
+def adm(path: Path) -> dict[str, object]:
+    config = UNetConfig(3, 128, 6, 1, (2,), (1, 2), conv_resample=True, use_scale_shift_norm=True)
+    save_file(UNet(config).state_dict(), path)
+    return {"num_heads": 2, "use_new_attention_order": False, "noise_schedule": "linear"}
+
+
+def ncsnpp(path: Path) -> dict[str, object]:
+    config = EDMNetConfig("SongUNet", 16, 3, 3, 128, (1, 2), 1, (8,), channel_mult_noise=2, embedding_type="fourier",
+                          encoder_type="residual", resample_filter=(1, 3, 3, 1))  # fmt: skip
+    save_file({f"model.{k}": v for k, v in SongUNet(config).state_dict().items()}, path)
+    return {}
+
+
+@pytest.mark.parametrize("make", [adm, ncsnpp])
+def test_it_is_the_default_on_a_cpu_and_agrees_with_torch(tmp_path, make):
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    told = make(path)
+    packed, plain = load_checkpoint(path, **told), load_checkpoint(path, layers=nn, **told)
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 16, 16)
+        a, b = packed.denoise(x, 0.3), plain.denoise(x, 0.3)
+        assert float((a - b).abs().max()) < 1e-5 * max(1, float(b.abs().max()))
+        assert packed.network(x, 3.0).is_contiguous()
+    assert any(isinstance(m, Conv2d) and m.packed is not None for m in packed.module.modules())
+    assert not any(isinstance(m, Conv2d) for m in plain.module.modules())
+    assert not any(isinstance(m, Conv2d) for m in load_checkpoint(path, dtype=torch.bfloat16, **told).module.modules())
+    again = packed.module.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in plain.module.state_dict().items())
+
+
+def test_small_convolutions_are_left_to_torch():
+    small = Conv2d(64, 64, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 64, 8, 8)
+    assert torch.equal(small(x), torch.nn.functional.conv2d(x, small.weight, small.bias, padding=1))
+    assert small.packed is None
+
+
+def test_namespace_has_every_layer():
+    for name in ("Linear", "Conv1d", "Conv2d", "GroupNorm", "Embedding"):
+        assert issubclass(getattr(PackedLayers, name), getattr(nn, name))
