@@ -25,6 +25,7 @@ from .inversion import (
     unit_noise,
 )
 from .metrics import cosine, mse, psnr, ssim
+from .models import PixelModel, load_checkpoint
 from .process import VE, VP, DiscreteVP, Flow, Process
 from .schedule import (
     ddim_sigmas,
@@ -39,9 +40,9 @@ from .version import __version__
 
 __all__ = [
     "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped", "Denoiser",
-    "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "Process",
+    "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "PixelModel", "Process",
     "Progress", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine", "ddim_sigmas", "demo_denoiser",
     "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate", "invert",
-    "karras_sigmas", "load_image", "mse", "psnr", "reconstruct", "save_image", "slerp", "ssim", "truncate",
+    "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image", "slerp", "ssim", "truncate",
     "unit_noise",
 ]  # fmt: skip
