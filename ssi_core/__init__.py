@@ -2,7 +2,7 @@
 
 >>> from ssi_core import VE, demo_denoiser, gaussianity, invert, karras_sigmas, reconstruct
 >>> denoise = demo_denoiser()
->>> inv = invert(denoise, x0, karras_sigmas(20), skip=0.05)
+>>> inv = invert(denoise, x0, karras_sigmas(20))
 >>> x = reconstruct(denoise, inv.noise, inv.sigmas)
 >>> gaussianity(inv.noise, x0).verdict
 """
@@ -40,9 +40,9 @@ from .version import __version__
 
 __all__ = [
     "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped", "Denoiser",
-    "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "PixelModel", "Process",
-    "Progress", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine", "ddim_sigmas", "demo_denoiser",
-    "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate", "invert",
-    "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image", "slerp", "ssim", "truncate",
-    "unit_noise",
+    "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "PixelModel",
+    "Process", "Progress", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine", "ddim_sigmas",
+    "demo_denoiser", "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate", "invert",
+    "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image", "slerp", "ssim",
+    "truncate", "unit_noise",
 ]  # fmt: skip

@@ -36,10 +36,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         beside.touch(exist_ok=False)
+        mode = beside.stat().st_mode
     except OSError as error:
         raise InputError(f"output {path}: cannot be written ({error.strerror or error})") from error
     try:
         yield beside
+        beside.chmod(mode)  # safetensors makes its files private
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

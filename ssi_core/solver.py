@@ -169,35 +169,42 @@ def heun(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
 @register("ab2", order=2)
 def ab2(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
     """Adams-Bashforth of order 2 in sigma, variable steps, begun with Euler. 1 evaluation a step."""
-    return (yield from _adams_bashforth(denoise, x, sigmas, lambda sigma: sigma, lambda x, D, sigma: (x - D) / sigma))
-
-
-@register("ab2-log", order=2)
-def ab2_log(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
-    """Adams-Bashforth of order 2 in log sigma, where dx/dln(sigma) = x - D. 1 evaluation a step."""
-    return (yield from _adams_bashforth(denoise, x, sigmas, math.log, lambda x, D, sigma: x - D))
-
-
-def _adams_bashforth(
-    denoise: Model,
-    x: Tensor,
-    sigmas: Sequence[float],
-    time: Callable[[float], float],
-    slope: Callable[[Tensor, Tensor, float], Tensor],
-) -> Walk:
     previous: tuple[float, Tensor] | None = None
     for a, b in pairwise(sigmas):
         D = denoise(x, a)
         if b == 0:
             x = D
         else:
-            h, f = time(b) - time(a), slope(x, D, a)
-            extrapolated = f
+            h, slope = b - a, (x - D) / a
+            extrapolated = slope
             if previous is not None:
-                h_before, f_before = previous
-                extrapolated = f + h / (2 * h_before) * (f - f_before)
+                h_before, slope_before = previous
+                extrapolated = slope + h / (2 * h_before) * (slope - slope_before)
             x = x + h * extrapolated
-            previous = h, f
+            previous = h, slope
+        yield x
+    return None
+
+
+@register("ab2-log", order=2)
+def ab2_log(denoise: Model, x: Tensor, sigmas: Sequence[float]) -> Walk:
+    """Adams-Bashforth of order 2 in log sigma, its linear part exact (exponential AB2). 1 evaluation a step.
+
+    In u = ln(sigma) the equation reads dx/du = x - D. Only D is extrapolated, linearly in u; the growth of x itself is
+    taken exactly, or large steps would let noise that D does not touch grow too little (std .6 at N=20).
+    """
+    previous: tuple[float, Tensor] | None = None
+    for a, b in pairwise(sigmas):
+        D = denoise(x, a)
+        if b == 0:
+            x = D
+        else:
+            h = math.log(b / a)
+            x = D + (b / a) * (x - D)
+            if previous is not None:
+                h_before, D_before = previous
+                x = x - (b / a - 1 - h) / h_before * (D - D_before)
+            previous = h, D
         yield x
     return None
 
