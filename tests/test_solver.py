@@ -266,7 +266,7 @@ def test_ab2_integrates_the_line_through_the_last_two_slopes():
 
 @pytest.mark.parametrize("rising", [True, False])
 def test_ab2_log_is_exact_for_a_denoiser_linear_in_log_sigma(rising):
-    """dx/du = x - (p + q u) has the solution p + q + q u + C e^u; only the first step, begun without a past, may err."""
+    """dx/du = x - (p + q u) has the solution p + q + q u + C e^u; only the first step, without a past, errs."""
     p, q = 0.3, 0.7
     grid = [0.2, 0.21, 0.7, 1.2, 3.5, 6.0] if rising else [6.0, 5.9, 3.5, 1.2, 0.7, 0.2]
 
