@@ -186,6 +186,8 @@ def invert(
         raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
     injected = unit_noise(x0, seeds) if skip > 0 else torch.zeros_like(x0)
     start = process.inject(x0, injected, rising[0])
+    if skip == 0 and entry.ends_in_eps:
+        start = start / process.scale(rising[0])  # guided-diffusion shows the network x0 itself, not s x0
     walk = integrate(denoise, start, rising, entry, process, keep_states=keep_states, progress=progress)
 
     nfe, top = walk.nfe, rising[-1]

@@ -11,10 +11,12 @@ from ssi_core import (
     VP,
     Cancelled,
     DiscreteVP,
+    Eps,
     Flow,
     InputError,
     Inversion,
     cosine,
+    ddim_sigmas,
     exponential_sigmas,
     flow_sigmas,
     integrate,
@@ -428,3 +430,17 @@ def test_a_schedule_of_one_step_inverts_with_a_skip(solver, grid):
     assert inv.sigmas.tolist() == [80.0, 0.1, 0.0]
     assert torch.isfinite(inv.noise).all()
     assert inv.nfe >= 1
+
+
+def test_base_ddim_current_shows_the_network_the_image_itself():
+    """As guided-diffusion's ddim_reverse_sample, which takes x0 to be its own state at the first index."""
+    process, shown = DiscreteVP(), []
+
+    def network(x, timestep):
+        shown.append((x.clone(), timestep.clone()))
+        return torch.zeros_like(x)
+
+    x0 = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(1, 3, 2, 2)
+    invert(Eps(network, process.timestep), x0, ddim_sigmas(20), skip=0, solver="ddim-current", process=process)
+    torch.testing.assert_close(shown[0][0], x0, rtol=1e-14, atol=0)
+    assert shown[0][1].tolist() == [0.0]
