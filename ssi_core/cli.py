@@ -133,6 +133,8 @@ def reconstruct_command(
     inversion = Inversion.load(noise)
     same_model(inversion, denoise)
     target = None if original is None else load_image(original, denoise.image_size)
+    if target is not None and len(inversion.noise) != 1:
+        raise InputError(f"artefact {noise}: holds {len(inversion.noise)} pictures; --original is for one")
     out = made(out)
     with progress_bar("sampling") as watch:
         images = reconstruct(
@@ -235,10 +237,10 @@ def inspect_command(
     reports = [gaussianity(z, source) for z in inversion.noise.split(1)]
     names = sample_names(noise, inversion)
     print_reports(reports, names)
-    known = inversion.provenance
+    known, seeds = inversion.provenance, ", ".join(map(str, inversion.seeds))
     spent(
         f"inverted by {inversion.solver}, sigma_skip {inversion.skip:g}, {len(inversion.sigmas) - 1} levels, "
-        f"{inversion.nfe} evaluations, seed {inversion.seeds[0]}, model {known.get('model')}, ssi {known.get('ssi')}"
+        f"{inversion.nfe} evaluations, seed {seeds}, model {known.get('model')}, ssi {known.get('ssi')}"
     )
     if out is not None:
         worst = next((i for i, report in enumerate(reports) if not report.verdict), 0)
@@ -261,6 +263,7 @@ def demo_command(out: Out = Path("out/demo"), device: Device = "auto") -> None:
         tables = run_demo(denoise, made(out), task)
     for title, columns, rows in tables:
         table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+        table.columns[0].no_wrap = True
         for row in rows:
             table.add_row(*row)
         console.print(table)

@@ -39,6 +39,8 @@ def load_image(path: str | Path, size: int | None = None) -> Tensor:
     """
     try:
         with Image.open(path) as opened:
+            if opened.mode == "I" and opened.format != "PNG":
+                raise ValueError("32-bit whole numbers have no known range; save it with 8 or 16 bits")
             pixels = _rgb(ImageOps.exif_transpose(opened))
     except FileNotFoundError:
         raise InputError(f"image {path}: no such file") from None
@@ -113,10 +115,10 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     """Any Pillow mode to float32 [H, W, 3] in [0, 1]."""
     if picture.mode.startswith("I") or picture.mode == "F":
         grey = np.asarray(picture, dtype=np.float32)
-        # Pillow widens 16-bit files to mode I; a floating-point file has no range of its own, so 0..1 is assumed.
+        # Pillow widens 16-bit PNGs to mode I; a floating-point file has no range of its own, so 0..1 is assumed.
         grey = grey / 65535.0 if picture.mode != "F" else grey
-        if not np.isfinite(grey).all():
-            raise ValueError("it holds NaN or Inf")
+        if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > 1:
+            raise ValueError("it holds NaN, Inf or numbers outside 0 to 1; save it with 8 or 16 bits")
         return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255

@@ -117,18 +117,20 @@ class Inversion:
         """
         tensors, facts = load_tensors(path, "inversion")
         try:
-            return Inversion(
+            found = Inversion(
                 noise=tensors["noise"], sigmas=tensors["sigmas"], nfe=int(facts["nfe"]),
                 process=process_from(facts["process"]), solver=str(facts["solver"]), skip=float(facts["skip"]),
                 seeds=tuple(facts["seeds"]), states=tensors.get("states"), residual=tensors.get("residual"),
-                provenance=facts["provenance"],
+                provenance=dict(facts["provenance"]),
             )  # fmt: skip
-        except InputError:
-            raise
+            given_sigmas(found.sigmas)
+            if found.noise.ndim < 3 or len(found.noise) != len(found.seeds):
+                raise ValueError(f"noise of shape {tuple(found.noise.shape)} with {len(found.seeds)} seeds")
         except KeyError as error:
             raise InputError(f"artefact {path}: lacks {error}") from None
         except (ValueError, TypeError) as error:
-            raise InputError(f"artefact {path}: its provenance cannot be read ({error})") from error
+            raise InputError(f"artefact {path}: its contents do not fit together ({error})") from error
+        return found
 
 
 def invert(
@@ -302,7 +304,8 @@ class _Guarded:
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         # sigma stays in the state's precision: in half precision 0.002 and 80 would be rounded.
-        given = x if self.dtype is None else x.to(self.dtype)
+        # A copy each way: a model may work in place, or hand out the same buffer every time.
+        given = x.to(self.dtype or x.dtype, copy=True)
         D = self.denoise(given, x.new_full((len(x),), sigma))
         self.nfe += 1
         where = f"at step {self.step + 1} of {self.steps}, sigma {sigma:g}"
@@ -318,7 +321,7 @@ class _Guarded:
         if not bool(finite.all()):
             bad = (~finite).nonzero().flatten().tolist()
             raise DenoiserError(f"the denoiser returned NaN or Inf for sample(s) {bad} {where}")
-        self.denoised = D.to(x.dtype)
+        self.denoised = D.to(x.dtype, copy=True)
         return self.denoised
 
 
@@ -386,6 +389,8 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
 
 def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
     """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
+    if not isinstance(process, Process):
+        raise InputError(f"process {process!r}: an instance is wanted, such as VE() or Flow()")
     is_flow = getattr(denoise, "is_flow", None)
     if is_flow is not None and is_flow != isinstance(process, Flow):
         raise InputError(
@@ -397,7 +402,9 @@ def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Proces
         lowest = max(lowest, getattr(side, "sigma_min", None) or 0.0)
         highest = min(highest, getattr(side, "sigma_max", None) or math.inf)
     if top > highest * (1 + 1e-6):
-        raise InputError(f"sigmas: begin at {top:g}, above the largest sigma this model and process know, {highest:g}")
+        raise InputError(
+            f"sigmas: begin at {top:g}, above the largest sigma this model and process know, {highest:g}; begin there"
+        )
     if bottom < lowest * (1 - 1e-6):
         if skip == 0:
             raise InputError(f"sigmas: go down to {bottom:g}, under the model's smallest sigma, {lowest:g}")

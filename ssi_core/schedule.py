@@ -98,7 +98,10 @@ def given_sigmas(sigmas: Tensor | Sequence[float]) -> Tensor:
     Raises:
         InputError: empty, not one-dimensional, NaN or Inf, negative, rising, or repeated.
     """
-    levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu()
+    try:
+        levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError("sigmas: a list of numbers is wanted") from None
     if levels.ndim != 1 or len(levels) == 0:
         raise InputError(f"sigmas: a list of numbers is wanted, found shape {tuple(levels.shape)}")
     if not bool(levels.isfinite().all()):
@@ -137,12 +140,12 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
     levels = given_sigmas(sigmas)
     if not skip >= 0:
         raise InputError(f"skip {skip}: must be 0 or a positive sigma")
+    if grid not in ("keep", "spread"):
+        raise InputError(f"grid {grid!r}: must be 'keep' or 'spread'")
     if skip == 0:
         return levels
     if skip >= float(levels[0]):
         raise InputError(f"skip {skip:g}: must lie below the schedule's largest sigma, {float(levels[0]):g}")
-    if grid not in ("keep", "spread"):
-        raise InputError(f"grid {grid!r}: must be 'keep' or 'spread'")
     positive = levels[:-1]
     if grid == "spread" and len(positive) > 1:
         return _ended(_pinned(_stretched(positive, skip), skip, float(levels[0])))

@@ -84,6 +84,8 @@ def find_solver(solver: str | Solver) -> Entry:
         if solver not in SOLVERS:
             raise InputError(f"solver {solver!r}: unknown; known are {', '.join(SOLVERS)}")
         return SOLVERS[solver]
+    if not callable(solver):
+        raise InputError(f"solver {solver!r}: a name or a function is wanted; known are {', '.join(SOLVERS)}")
     base = getattr(solver, "func", solver)
     known = next((entry for entry in SOLVERS.values() if entry.solver is base), None)
     if known is not None:

@@ -13,11 +13,13 @@ from ssi_core import (
     DiscreteVP,
     Flow,
     InputError,
+    Inversion,
     gaussianity,
     invert,
     karras_sigmas,
     reconstruct,
 )
+from ssi_core.artifact import load_tensors, save_tensors
 
 
 class Model:
@@ -218,3 +220,43 @@ def test_image_off_the_model_gives_a_verdict_and_not_a_success():
     assert not gaussianity(invert(data, foreign, karras_sigmas(40)).noise).verdict
     own = data.mean + data.var.sqrt() * normal(1, 1, 16, 16, seed=3)
     assert gaussianity(invert(data, own, karras_sigmas(40)).noise).verdict
+
+
+def test_a_process_class_is_told_from_a_process():
+    with pytest.raises(InputError, match="an instance is wanted"):
+        invert(gaussian(), IMAGE[:, :2], karras_sigmas(4), process=VE)
+
+
+@pytest.mark.parametrize("sigmas", [None, ["a"], "karras"])
+def test_sigmas_that_are_no_numbers(sigmas):
+    with pytest.raises(InputError, match="list of numbers"):
+        invert(gaussian(), IMAGE, sigmas)
+
+
+@pytest.mark.parametrize("solver", ["dpmpp-2m", "ab2-log", "ab2", "heun", "euler"])
+def test_a_model_that_reuses_its_buffers_gives_what_a_clean_one_gives(solver):
+    x0, buffer = torch.linspace(-1, 1, 24).reshape(1, 2, 3, 4), torch.empty(1, 2, 3, 4)
+
+    def clean(x, sigma):
+        return 0.5 * x
+
+    def dirty(x, sigma):
+        x.mul_(0.5)
+        return buffer.copy_(x)
+
+    noises = [invert(model, x0, karras_sigmas(9), solver=solver).noise for model in (clean, dirty)]
+    assert torch.equal(*noises)
+
+
+@pytest.mark.parametrize("change", [{"provenance": None}, {"seeds": []}, {"nfe": "many"}])
+def test_an_artefact_whose_parts_do_not_fit(tmp_path, change):
+    path = tmp_path / "x.safetensors"
+    inv = invert(gaussian(), normal(1, 1, 2, 4), karras_sigmas(4))
+    inv.save(path)
+    tensors, facts = load_tensors(path, "inversion")
+    save_tensors(path, "inversion", tensors, facts | change)
+    with pytest.raises(InputError, match=r"x\.safetensors"):
+        Inversion.load(path)
+    save_tensors(path, "inversion", tensors | {"sigmas": tensors["sigmas"].flip(0)}, facts)
+    with pytest.raises(InputError, match="sigmas"):
+        Inversion.load(path)

@@ -229,3 +229,11 @@ def test_contact_sheet_lays_rows_out():
     assert sheet[0, 0, 5, 5] == -1
     assert sheet[0, 0, 15, 5] == 0
     assert sheet[0, 0, 15, 25] == 1
+
+
+@pytest.mark.parametrize(("values", "suffix"), [(np.float32([[0, 255]]), ".tiff"), (np.int32([[0, 255]]), ".tiff")])
+def test_pictures_without_a_known_range_are_refused(tmp_path, values, suffix):
+    path = tmp_path / f"x{suffix}"
+    Image.fromarray(np.tile(values, (16, 8))).save(path)
+    with pytest.raises(InputError, match="8 or 16 bits"):
+        load_image(path)

@@ -105,7 +105,7 @@ def test_no_held_out_pixel_is_trained_on():
 
 def test_the_demo_leaves_everything_it_promises(tmp_path):
     parts: list[str] = []
-    small = Plan(count=6, few=4, some=6, middle=8, many=10, paper=12)
+    small = Plan(count=12, few=4, some=6, middle=8, many=10, paper=12)
     tables = run_demo(demo_denoiser(), tmp_path, lambda part, done, of: parts.append(part), small)
     assert {p.name for p in tmp_path.iterdir()} >= {
         "demo.png", "morph.webp", "metrics.json", "scenes.ssi.safetensors", "photos.ssi.safetensors",

@@ -85,7 +85,7 @@ def _singularity(panel, curve: tuple[Tensor, Tensor, float]) -> None:  # type: i
     panel.set_ylim(0, 1.08)
     panel.set_xlabel("sigma")
     panel.set_title("|D(x) - x| / (sigma sqrt d) along sampling:\nflat = the score grows as 1/sigma, until the "
-                    "network\nno longer follows; SSI skips what lies left of it", fontsize=10)  # fmt: skip
+                    "network\nno longer follows; a good skip lies beyond that knee", fontsize=10)  # fmt: skip
 
 
 def _histogram(panel, trips: Trips, base: str, ssi: str) -> None:  # type: ignore[no-untyped-def]

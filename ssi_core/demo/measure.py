@@ -46,7 +46,7 @@ class Plan:
     few: int = 10
     some: int = 20
     middle: int = 40
-    many: int = 100
+    many: int = 80
     paper: int = 200
     """The paper's own number of steps; scenes only, for its cost."""
 

@@ -20,6 +20,7 @@ class DemoDenoiser:
     """D(x, sigma) of the demo model: x [B, 3, 32, 32] in VE coordinates, images in [-1, 1]."""
 
     dtype = torch.float32
+    is_flow = False
 
     def __init__(self, path: Path, device: str | torch.device) -> None:
         with safe_open(path, framework="pt") as file:

@@ -51,7 +51,7 @@ def run_demo(denoise: DemoDenoiser, out: Path, task: Task, plan: Plan = Plan()) 
         denoise: the demo model.
         out: an existing folder.
         task: progress, called with (what is being done, evaluations done, evaluations in all).
-        plan: how many images and steps; at least 6 images.
+        plan: how many images (scenes; half as many photo crops) and steps; at least 12 images.
 
     Returns:
         Tables for the terminal: (title, column names, rows).
@@ -59,7 +59,7 @@ def run_demo(denoise: DemoDenoiser, out: Path, task: Task, plan: Plan = Plan()) 
     began = time.monotonic()
     images = {
         "scenes": draw_scenes(range(HELD_OUT, HELD_OUT + plan.count), denoise.image_size),
-        "photos": held_out_photos(denoise.image_size)[: plan.count],
+        "photos": held_out_photos(denoise.image_size)[: plan.count // 2],
         "foreign": draw_test_card(denoise.image_size),
     }
     images = {name: x.to(denoise.device) for name, x in images.items()}
