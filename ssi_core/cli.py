@@ -262,7 +262,7 @@ def demo_command(out: Out = Path("out/demo"), device: Device = "auto") -> None:
     with task_bar() as task:
         tables = run_demo(denoise, made(out), task)
     for title, columns, rows in tables:
-        table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
         table.columns[0].no_wrap = True
         for row in rows:
             table.add_row(*row)

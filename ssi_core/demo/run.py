@@ -145,7 +145,7 @@ def _trips_table(name: str, trips: dict[str, RoundTrip]) -> Table:
                      f"{s['gaussian_share']:.0%}"])  # fmt: skip
     floor = next(iter(trips.values())).report.floor
     rows.append(["true Gaussian noise", "", "", "", *(f"{float(getattr(floor, n)):.3f}" for n in _SHOWN), "100%"])
-    title = f"{name}: a good picture (PSNR, SSIM) from noise that is not Gaussian is no success"
+    title = f"\n{name} (a good picture from noise that is not Gaussian is no success)"
     return title, ["means", "NFE", "PSNR", "SSIM", *_SHOWN, "pass"], rows
 
 
@@ -157,4 +157,4 @@ def _claims_table(metrics: dict[str, Any]) -> Table:
     ]
     for pair, share in metrics["ssi_better_share"].items():
         rows.append([f"better: {pair}", ", ".join(f"{n} {v:.0%}" for n, v in share.items())])
-    return "what else was measured", ["", ""], rows
+    return "\nwhat else was measured", ["", ""], rows
