@@ -64,6 +64,8 @@ def open_archive(path: str | Path) -> Iterator[Archive]:
             _list_tensors(archive)
         except Damaged as error:
             raise InputError(f"{path}: damaged {archive.container} file: {error}") from error
+        except RecursionError as error:
+            raise InputError(f"{path}: damaged {archive.container} file: it is nested too deeply") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         _check_records(archive)
