@@ -605,6 +605,7 @@ def header(entries: dict) -> bytes:
         header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}) + b"xxxx",
         header({"a": {"dtype": "Q4", "shape": [1], "data_offsets": [0, 4]}}) + b"xxxx",
         header({"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4, 5]}}) + b"xxxx",
+        header({"a": {"dtype": "F32", "shape": [float("inf")], "data_offsets": [0, 4]}}) + b"xxxx",
         header({"a": 3}),
         header({"a": {}}),
         struct.pack("<Q", 2**63) + b"{}",
@@ -618,6 +619,11 @@ def test_forged_safetensors(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(InputError, match="forged"):
         load_checkpoint(path)
+
+
+def test_a_path_with_a_nul_byte(tmp_path):
+    with pytest.raises(InputError, match="cannot be opened"):
+        load_checkpoint(f"{tmp_path}/a\0b.pt")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from ssi_core.errors import InputError
 from ssi_core.models import load_checkpoint
 from ssi_core.models.container import open_archive
-from ssi_core.models.pickles import Machine, Span
+from ssi_core.models.pickles import Budget, Machine, Span
+from ssi_core.models.records import Archive
+from ssi_core.models.torchfile import constructors
 
 DATA = Path(__file__).parent / "data"
 PWNED = Path("/tmp/pwned")
@@ -169,6 +171,123 @@ def test_programs_that_ask_for_too_much(tmp_path, program):
     path = tmp_path / "model.pkl"
     path.write_bytes(program)
     refused(path)
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+MAGIC, VERSION = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80\x02M\xe9\x03."
+SYSTEM = b"\x80\x02}" + text("little_endian") + b"\x88s."
+EMPTY = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x00NtQ"
+DICT, PERSISTENT = b"ccollections\nOrderedDict\n", b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n"
+
+
+def load_from(stream: bytes, times: int = 1) -> bytes:
+    """Instructions that read the torch stream in a byte string, so many times."""
+    start = b"ctorch.storage\n_load_from_bytes\nq\x00B" + struct.pack("<I", len(stream)) + stream
+    return start + b"\x85q\x01R" + b"h\x00h\x01R" * (times - 1)
+
+
+def storage_stream(before: bytes = b"") -> bytes:
+    """A torch legacy stream with an empty storage, whose program does something else before."""
+    program = b"\x80\x02" + before + EMPTY + b"."
+    return MAGIC + VERSION + SYSTEM + program + b"\x80\x02]" + text("0") + b"a." + struct.pack("<Q", 0)
+
+
+def test_the_stream_that_the_tests_below_forge_is_read(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + load_from(storage_stream()) + b".")
+    assert "holds no network" in refused(path)
+
+
+@pytest.mark.parametrize("times", [1, 10])
+@pytest.mark.parametrize("depth", [2, 5, 17, 200])
+def test_streams_inside_streams_are_refused(tmp_path, depth, times):
+    """Each level runs the one below twice, or more often: two to the 17th programs in 2.7 kB."""
+    stream = storage_stream()
+    for _ in range(depth - 1):
+        stream = storage_stream(load_from(stream, times))
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + load_from(stream) + b".")
+    assert "asks for torch.storage._load_from_bytes" in refused(path)
+
+
+def test_a_network_inside_a_storage_is_refused(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + load_from(storage_stream(PERSISTENT)) + b".")
+    assert "asks for torch_utils.persistence._reconstruct_persistent_obj" in refused(path)
+
+
+def test_a_stream_that_is_asked_for_often_is_read_once(tmp_path):
+    """A thousand times 2500 instructions would be too many."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + load_from(storage_stream(b"N" * 5000), 1000) + b".")
+    assert "holds no network" in refused(path)
+
+
+def test_all_programs_of_a_file_share_one_limit(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + load_from(storage_stream(b"N" * 900_000)) * 3 + b".")
+    assert "more than 4000000 instructions" in refused(path)
+
+
+@pytest.mark.parametrize("copied", [b"}", b"]"])
+def test_copies_of_a_dictionary_are_counted(tmp_path, copied):
+    """300 copies of 50,000 entries took 750 MB."""
+    if copied == b"}":
+        original = b"}q\x00(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(50_000)) + b"u"
+    else:
+        original = b"]q\x00(" + b"".join(b"J" + struct.pack("<i", i) + b"N\x86" for i in range(50_000)) + b"e"
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + original + DICT + b"q\x01h\x00\x85q\x02" + b"h\x01h\x02R" * 300 + b".")
+    assert ("what is no list" if copied == b"}" else "more than 4000000") in refused(path)
+
+
+def test_a_dictionary_of_pairs_as_python_2_wrote_it():
+    program = b"\x80\x02" + DICT + b"](](X\x01\x00\x00\x00aK\x01ee\x85R."
+    with (DATA / "models" / "nv_ncsnpp_cond.pkl").open("rb") as file:
+        archive = Archive(NVLABS, "", {}, file=file, opened=NVLABS.stat())
+        table = constructors(archive, Budget())
+        assert Machine(io.BytesIO(program), len(program), "fuzz", table).run() == {"a": 1}
+
+
+@pytest.mark.parametrize("pairs", [b"]" + b")" + b"\x85" * 1_000_000 + b"N\x86a", b"]Na", b"](NNNta", b"K\x01"])
+def test_a_dictionary_of_other_things(tmp_path, pairs):
+    """A key that is nested a million deep would overflow the stack when it is hashed."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + DICT + pairs + b"\x85R.")
+    assert "damaged" in refused(path)
+
+
+def module(state: bytes) -> bytes:
+    return b"}(" + text("class_name") + text("EDMPrecond") + text("state") + b"}(" + state + b"uu"
+
+
+@pytest.mark.parametrize("kind", ["_parameters", "_modules"])
+def test_a_large_module_in_many_places_is_counted_whole(tmp_path, kind):
+    entries = b"".join(text(f"{i}") + b"N" for i in range(20_000))
+    shared = PERSISTENT + module(text(kind) + b"}(" + entries + b"u") + b"\x85Rq\x00"
+    places = text("first") + shared + b"".join(text(f"{i}") + b"h\x00" for i in range(20_000))
+    path = tmp_path / "model.pkl"
+    top = PERSISTENT + module(text("_modules") + b"}(" + places + b"u") + b"\x85R"
+    path.write_bytes(b"\x80\x02}" + text("ema") + top + b"s.")
+    assert "far too many" in refused(path)
+
+
+@pytest.mark.parametrize("odd", [b"K\x01", b"]" + text("x") + b"a", text("x")])
+def test_a_module_whose_list_of_buffers_is_something_else(tmp_path, odd):
+    path = tmp_path / "model.pkl"
+    state = text("_non_persistent_buffers_set") + odd + text("_buffers") + b"}" + text("a") + b"Ns"
+    path.write_bytes(b"\x80\x02}" + text("ema") + PERSISTENT + module(state) + b"\x85Rs.")
+    assert "no proper state" in refused(path)
+
+
+def test_a_name_of_a_megabyte(tmp_path):
+    path = tmp_path / "model.pkl"
+    state = text("_parameters") + b"}" + text("a" * 1_000_000) + b"Ns"
+    path.write_bytes(b"\x80\x02}" + text("ema") + PERSISTENT + module(state) + b"\x85Rs.")
+    assert "name without an end" in refused(path)
 
 
 def test_inst_names_what_it_asks_for(tmp_path):

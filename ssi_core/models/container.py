@@ -55,6 +55,8 @@ def open_archive(path: str | Path) -> Iterator[Archive]:
         file = path.open("rb")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except ValueError as error:  # a NUL byte
+        raise InputError(f"{str(path)!r}: cannot be opened ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror or error})") from error
     with file:
@@ -64,6 +66,8 @@ def open_archive(path: str | Path) -> Iterator[Archive]:
             _list_tensors(archive)
         except Damaged as error:
             raise InputError(f"{path}: damaged {archive.container} file: {error}") from error
+        except RecursionError as error:
+            raise InputError(f"{path}: damaged {archive.container} file: it is nested too deeply") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         _check_records(archive)
@@ -141,7 +145,7 @@ def _safetensors(archive: Archive) -> None:
             archive.records[name] = _whole(Storage(dtype, 8 + length + begin, math.prod(shape)), shape)
         if "ssi" in metadata:
             archive.facts = dict(json.loads(metadata["ssi"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Damaged(f"its header cannot be read ({error!r})") from error
 
 

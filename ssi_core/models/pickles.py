@@ -6,21 +6,21 @@ which is also all that can ever be called. Nothing is imported, no attribute is 
 run. Byte strings stay in the file (`Span`) until someone wants them, so that a checkpoint can be described without
 reading its weights.
 
-Everything is bounded by the file's size and by `MOST_INSTRUCTIONS`.
+Everything is bounded by the file's size and by `MOST_INSTRUCTIONS`, which all programs of a file share.
 """
 
 from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from ..errors import InputError
 
 MOST_INSTRUCTIONS = 4_000_000
-"""The largest published checkpoint needs about 60,000."""
+"""Of all programs in one file; the largest published checkpoint needs about 60,000."""
 LONGEST_NAME = 4096
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any] | None]
@@ -29,6 +29,22 @@ Constructors = Mapping[tuple[str, str], Callable[..., Any] | None]
 
 class Damaged(Exception):
     """The program cannot be what it claims to be."""
+
+
+@dataclass
+class Budget:
+    """What the programs of one file may still cost, in instructions."""
+
+    left: int = field(default_factory=lambda: MOST_INSTRUCTIONS)
+
+    def spend(self, count: int) -> None:
+        """
+        Raises:
+            Damaged: there is not that much left.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise Damaged(f"more than {MOST_INSTRUCTIONS} instructions")
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,12 @@ class _Mark:
     """The start of a group on the stack."""
 
 
+def check_keys(keys: Sequence[Any]) -> None:
+    """Raise Damaged unless all may be keys: hashing what is nested a million deep would overflow the stack."""
+    if not all(isinstance(key, str | int) for key in keys):
+        raise Damaged("a key that is neither text nor number")
+
+
 @dataclass
 class Machine:
     """Runs one pickle program.
@@ -73,6 +95,7 @@ class Machine:
         what: how messages call the file.
         constructors: the table of globals.
         persistent: makes an object of a persistent id; without it there are none.
+        budget: shared with the other programs of the file.
     """
 
     file: BinaryIO
@@ -80,6 +103,7 @@ class Machine:
     what: str
     constructors: Constructors
     persistent: Callable[[Any], Any] | None = None
+    budget: Budget = field(default_factory=Budget)
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
@@ -93,7 +117,8 @@ class Machine:
             InputError: a global outside the table, an instruction outside the set, or no valid pickle at all.
         """
         try:
-            for _ in range(MOST_INSTRUCTIONS):
+            while True:
+                self.budget.spend(1)
                 code = self._take(1)
                 if code == b".":
                     return self._pop()
@@ -105,10 +130,11 @@ class Machine:
                         "checkpoint needs; refused, nothing was executed"
                     )
                 step(self)
-            raise Damaged(f"more than {MOST_INSTRUCTIONS} instructions")
-        except (Damaged, IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (
+            Damaged, IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError, struct.error
+        ) as error:  # fmt: skip
             raise InputError(f"{self.what}: damaged or truncated pickle ({error or type(error).__name__})") from error
 
     # Reading
@@ -173,17 +199,12 @@ class Machine:
         target = self._top(dict)
         if len(pairs) % 2:
             raise Damaged("a key without a value")
-        self._check_keys(pairs[::2])
+        check_keys(pairs[::2])
         target.update(zip(pairs[::2], pairs[1::2], strict=True))
-
-    def _check_keys(self, keys: list[Any]) -> None:
-        # Hashing what is nested a million deep would overflow the stack.
-        if not all(isinstance(key, str | int) for key in keys):
-            raise Damaged("a key that is neither text nor number")
 
     def _fill_set(self) -> None:
         group = self._group()
-        self._check_keys(group)
+        check_keys(group)
         self._top(set).update(group)
 
     def _set_item(self) -> None:

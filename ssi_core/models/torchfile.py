@@ -15,10 +15,13 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .pickles import Constructors, Damaged, Instance, Machine, Span
+from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, check_keys
 from .records import Archive, Record, Storage
 
 MOST_TENSORS = 100_000
+LONGEST_TENSOR_NAME = 1000
+PRICE_OF_A_PAIR = 10
+"""Instructions that a pair in an argument of OrderedDict counts for: one instruction can ask for a copy of them all."""
 LONGEST_PICKLE = 100_000_000
 """Bytes of a torch zip's pickle program."""
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -73,8 +76,9 @@ def torch_zip(archive: Archive) -> None:
     if length > LONGEST_PICKLE:
         raise Damaged(f"its pickle has {length} bytes")
     archive.file.seek(offset)
-    machine = Machine(archive.file, offset + length, str(archive.path), constructors(archive), storage)
-    take_network(archive, machine.run())
+    budget = Budget()
+    table = constructors(archive, budget)
+    take_network(archive, Machine(archive.file, offset + length, str(archive.path), table, storage, budget).run())
 
 
 def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
@@ -98,12 +102,16 @@ def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
 
 def torch_legacy(archive: Archive) -> None:
     """The format of `torch.save` before version 1.6."""
-    take_network(archive, _stream(archive, 0, archive.opened.st_size))
+    budget = Budget()
+    take_network(archive, _stream(archive, 0, archive.opened.st_size, constructors(archive, budget), budget))
 
 
 def plain_pickle(archive: Archive) -> None:
     """One pickle program with torch streams inside, as NVlabs' training writes."""
-    take_network(archive, Machine(archive.file, archive.opened.st_size, str(archive.path), constructors(archive)).run())
+    budget = Budget()
+    table = constructors(archive, budget)
+    machine = Machine(archive.file, archive.opened.st_size, str(archive.path), table, budget=budget)
+    take_network(archive, machine.run())
 
 
 def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
@@ -116,17 +124,16 @@ def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
     return dtype, pid[2], pid[4]
 
 
-def _stream(archive: Archive, start: int, end: int) -> Any:
+def _stream(archive: Archive, start: int, end: int, table: Constructors, budget: Budget) -> Any:
     """The object in a torch legacy stream, which lies between two positions of the file.
 
     The stream has five programs (a number, a version, the machine, the object, the keys of its storages), then the
     storages' bytes, each after its length. Where those lie is known only at the end, so the object is made twice.
     """
-    table = constructors(archive)
     archive.file.seek(start)
 
     def program(persistent: Callable[[Any], Any] | None = None) -> Any:
-        return Machine(archive.file, end, str(archive.path), table, persistent).run()
+        return Machine(archive.file, end, str(archive.path), table, persistent, budget).run()
 
     if program() != 0x1950A86A20F9469CFC6C or program() != 1001:
         raise Damaged("a torch stream of unknown version")
@@ -163,7 +170,26 @@ def _stream(archive: Archive, start: int, end: int) -> Any:
 # What a pickle may name
 
 
-def constructors(archive: Archive) -> Constructors:
+def constructors(archive: Archive, budget: Budget) -> Constructors:
+    """What the programs of a file may name.
+
+    A stream inside it holds one storage: it may name neither further streams nor networks, so nothing goes deeper.
+    However often a byte string is asked for, it is read once.
+    """
+    storages: dict[Span, Storage] = {}
+
+    def mapping(*arguments: Any) -> dict[Any, Any]:
+        if not arguments:
+            return {}
+        (pairs,) = arguments
+        if not isinstance(pairs, list | tuple):
+            raise Damaged("a dictionary of what is no list")
+        budget.spend(PRICE_OF_A_PAIR * len(pairs))
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise Damaged("a dictionary of what are no pairs")
+        check_keys([key for key, _ in pairs])
+        return dict(pairs)
+
     def tensor(storage: Any, first: Any, shape: Any, stride: Any, *rest: Any) -> Record:
         if not isinstance(storage, Storage) or len(shape) != len(stride) or len(shape) > 8:
             raise Damaged("a tensor without a storage")
@@ -177,14 +203,17 @@ def constructors(archive: Archive) -> Constructors:
     def nested(span: Any) -> Any:
         if not isinstance(span, Span):
             raise Damaged("a nested stream that is no byte string")
+        if span in storages:
+            return storages[span]
         here = archive.file.tell()
         archive.file.seek(span.offset)
         if archive.file.read(15)[2:] != LEGACY_MAGIC:
             raise Damaged("a nested stream that torch has not written")
-        value = _stream(archive, span.offset, span.offset + span.length)
+        value = _stream(archive, span.offset, span.offset + span.length, inside, budget)
         archive.file.seek(here)
         if not isinstance(value, Storage):
             raise Damaged("a nested stream that holds no storage")
+        storages[span] = value
         return value
 
     def persistent(meta: Any) -> PersistentObject:
@@ -209,8 +238,8 @@ def constructors(archive: Archive) -> Constructors:
         archive.file.seek(here)
         return value
 
-    return {
-        ("collections", "OrderedDict"): dict,
+    table: Constructors = {
+        ("collections", "OrderedDict"): mapping,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_parameter"): parameter,
         ("torch.storage", "_load_from_bytes"): nested,
@@ -223,6 +252,8 @@ def constructors(archive: Archive) -> Constructors:
         ("numpy.multiarray", "scalar"): scalar,
         **{("torch", f"{name}Storage"): None for name in DTYPES},
     }
+    inside = {pair: maker for pair, maker in table.items() if maker not in (nested, persistent)}
+    return table
 
 
 # Which tensors of a nested object are the network's
@@ -267,13 +298,20 @@ def _gather(archive: Archive, network: PersistentObject) -> None:
     while waiting:
         prefix, module = waiting.pop()
         state = getattr(module, "state", None)
-        visited += 1
-        if not isinstance(state, dict) or visited > MOST_TENSORS or prefix.count(".") > 16:
+        if not isinstance(state, dict) or prefix.count(".") > 16:
             raise Damaged("modules without a state, or far too many of them")
         parts = {kind: state.get(kind) or {} for kind in ("_parameters", "_buffers", "_modules")}
         if not all(isinstance(part, dict) for part in parts.values()):
             raise Damaged(f"module {prefix or '(top)'} has no proper state")
-        left_out = state.get("_non_persistent_buffers_set") or ()
+        # One module can be in many places: what counts is how often something is looked at.
+        visited += 1 + sum(len(part) for part in parts.values())
+        if visited > MOST_TENSORS:
+            raise Damaged("far too many modules and tensors")
+        if any(len(str(name)) > LONGEST_TENSOR_NAME for part in parts.values() for name in part):
+            raise Damaged("a tensor's name without an end")
+        left_out = state.get("_non_persistent_buffers_set") or set()
+        if not isinstance(left_out, set):
+            raise Damaged(f"module {prefix or '(top)'} has no proper state")
         kept = {name: entry for name, entry in parts["_buffers"].items() if name not in left_out}
         for name, entry in (parts["_parameters"] | kept).items():
             if isinstance(entry, Record):
