@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from ssi_core.errors import Cancelled, InputError
 from ssi_core.models import load_checkpoint
 from ssi_core.models.adm import UNet, UNetConfig
+from ssi_core.models.arguments import TABLE
 from ssi_core.models.commands import convert, describe, models
 from ssi_core.models.container import open_archive
 from ssi_core.models.edm import ARCHITECTURES, EDMNetConfig
 from ssi_core.models.family import Tensors
 from ssi_core.models.load import skeleton
 from ssi_core.models.presets import PRESETS
-from ssi_core.models.recognise import published, recognise
+from ssi_core.models.recognise import FAMILIES, published, recognise
 from ssi_core.process import VE, VP, DiscreteVP
 
 DATA = Path(__file__).parent / "data" / "models"
@@ -265,6 +266,39 @@ def test_number_and_width_of_heads_say_the_same():
 def test_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         load_checkpoint(ADM, **{**TOLD, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_heads", "abc"), ("num_heads", 0), ("num_heads", True), ("num_head_channels", None),
+        ("noise_schedule", []),
+        ("diffusion_steps", 0), ("diffusion_steps", -1), ("diffusion_steps", "x"), ("diffusion_steps", 20_000_000),
+        ("predict_xstart", "maybe"), ("predict_xstart", 2), ("sigma_data", -5), ("sigma_data", float("nan")),
+        ("sigma_data", float("inf")), ("sigma_min", 0), ("distillation", "maybe"), ("distillation", None),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_kind_are_refused_by_name_given_or_stated(tmp_path, name, value):
+    path, told = (ADM, TOLD) if name not in ("sigma_data", "sigma_min", "distillation") else (
+        CONSISTENCY, {"num_head_channels": 16, "distillation": True})  # fmt: skip
+    with pytest.raises(InputError, match=f"{name}=.*: takes "):
+        load_checkpoint(path, **{**told, name: value})
+    facts = {"kind": "pixel-model", "facts": {"arguments": {**told, name: value}}}
+    save_file(load_file(path), tmp_path / "x.safetensors", {"ssi": json.dumps(facts)})
+    with pytest.raises(InputError, match=f"{name}=.*: takes "):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("no", False), ("off", False), ("false", False), (0, False), ("yes", True)]
+)
+def test_words_for_yes_and_no(word, meant):
+    loaded = load_checkpoint(CONSISTENCY, num_head_channels=16, distillation=word)
+    assert loaded.info.facts["distillation"] is meant
+
+
+def test_every_argument_has_a_kind():
+    assert set(TABLE) == set().union(*(family.arguments for family in FAMILIES))
 
 
 def test_all_of_the_originals_arguments_are_understood():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .arguments import checked
 from .family import Facts, Family, Recognised, Tensors
 from .nvlabs import NVLabs
 from .openai import HEADS, ConsistencyModels, GuidedDiffusion
@@ -141,7 +142,9 @@ def recognise(
 
 def _translated(family: Family, words: Facts, known: Facts, path: str | Path) -> Facts:
     try:
-        return family.translate(words, known)
+        return family.translate(checked(words, unbounded=family.name == NVLabs.name), known)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: an argument cannot be understood: {error}") from None
 
