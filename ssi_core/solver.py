@@ -248,9 +248,8 @@ def fixed_point(denoise: Model, x: Tensor, sigmas: Sequence[float], *, iteration
         y = x + (b - a) * slope
         for _ in range(iterations):
             D = denoise(y, b)
-            left = residual(
-                y, D
-            )  # of the last iterate that D has seen: the one returned is better where this contracts
+            # Of the last iterate that D has seen; the one returned is better wherever the map contracts.
+            left = residual(y, D)
             y = image(y, D)
         slope = (y - x) / (b - a)
         worst = torch.maximum(worst, left)

@@ -220,7 +220,7 @@ def test_a_network_inside_a_storage_is_refused(tmp_path):
 
 
 def test_a_stream_that_is_asked_for_often_is_read_once(tmp_path):
-    """A thousand times 2500 instructions would be too many."""
+    """A thousand times some 10,000 instructions would be too many."""
     path = tmp_path / "model.pkl"
     path.write_bytes(b"\x80\x02" + load_from(storage_stream(b"N" * 5000), 1000) + b".")
     assert "holds no network" in refused(path)
