@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["inside"]  # run by `test_inside.py`, in the host's Python
+
 REPOSITORY = Path(__file__).parents[2]
 PACK = "ComfyUI-SSI inversion"  # a dash and a space: the folder's name is up to the user
 START_SECONDS = 420  # 15 when the machine is idle
