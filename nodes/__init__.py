@@ -1,13 +1,12 @@
-"""The ComfyUI nodes. A node module is added to `NODES` here and nowhere else.
-
-Empty so far: a node's id and the order of its outputs are for ever, so none ships before its schema is final.
-"""
+"""The ComfyUI nodes. A node is a class in one of these modules, listed in its module's `NODES`."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = []
+from . import blending, files, inspection, inversion
+
+NODES: list[type[io.ComfyNode]] = [*inversion.NODES, *blending.NODES, *inspection.NODES, *files.NODES]
 
 
 class SSIExtension(ComfyExtension):

@@ -69,6 +69,15 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], fac
         save_file(whole, beside, metadata={"ssi": document})
 
 
+def kind_of(path: str | Path) -> str | None:
+    """Which kind of artefact a file says it is; None where it says nothing, is foreign or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str(json.loads((file.metadata() or {})["ssi"])["kind"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote.
 

@@ -100,6 +100,30 @@ def blend(noises: Sequence[Tensor], weights: Weights, method: str = "gram") -> T
     return result.reshape(-1, *first.shape[1:]).to(first)
 
 
+def masked(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """One noise inside a mask, another outside, unit variance kept in every pixel, soft edges included.
+
+    (1 - m) a + m b has variance (1 - m)^2 + m^2 + 2 m (1 - m) rho for correlation rho, and is divided by its root.
+
+    Args:
+        outside, inside: noises [B, C, ...] of one shape.
+        mask: values in [0, 1] that broadcast to that shape; 1 is inside.
+
+    Raises:
+        InputError: shapes that differ or do not broadcast, or mask values outside [0, 1].
+    """
+    a, b = _vectors([outside, inside])
+    try:
+        m = float64(mask).to(a.device).expand(outside.shape).flatten(1)
+    except RuntimeError:
+        raise InputError(f"mask: shape {tuple(mask.shape)} does not fit noise of {tuple(outside.shape)}") from None
+    if not bool(((m >= 0) & (m <= 1)).all()):
+        raise InputError("mask: its values must lie in 0 to 1")
+    rho = torch.nn.functional.cosine_similarity(a, b)[:, None]
+    mixed = ((1 - m) * a + m * b) / ((1 - m) ** 2 + m**2 + 2 * m * (1 - m) * rho).clamp_min(1e-12).sqrt()
+    return mixed.reshape(outside.shape).to(outside)
+
+
 @register("gram")
 def gram(vectors: Tensor, weights: Tensor) -> Tensor:
     """The straight sum, scaled to the norm that a sum of independent noises would have after normalisation.

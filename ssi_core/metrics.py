@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from .errors import InputError
 from .precision import float64
 
 SSIM_WINDOW = 11
+ALEXNET = "alexnet-owt-7be5be79.pth"
+"""torchvision's weights, under the name that torch.hub keeps them by."""
 
 
 def mse(image: Tensor, reference: Tensor) -> Tensor:
@@ -39,6 +43,26 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
         raise InputError(f"image: {tuple(image.shape[-2:])} is smaller than SSIM's window of {SSIM_WINDOW}")
     a, b = ((x.float().clamp(-1, 1) + 1) / 2 for x in (image, reference))
     return float64(ssim_map(a, b, SSIM_WINDOW).flatten(1).mean(1))
+
+
+def lpips_or_reason(image: Tensor, reference: Tensor) -> Tensor | str:
+    """LPIPS (Zhang et al. 2018, AlexNet), [B], where the `lpips` package and its backbone are on this machine.
+
+    Nothing is downloaded: where something is missing, one sentence says what and how to get it.
+    """
+    _check(image, reference)
+    try:
+        import lpips
+    except ImportError:
+        return "LPIPS: not computed; `pip install lpips` adds it"
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+    if not weights.is_file():
+        return (
+            f"LPIPS: not computed; its backbone {ALEXNET} is not in {weights.parent} (`ssi` downloads nothing itself)"
+        )
+    network = lpips.LPIPS(net="alex", verbose=False)
+    with torch.no_grad():
+        return float64(network(image.float().clamp(-1, 1), reference.float().clamp(-1, 1)).flatten())
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

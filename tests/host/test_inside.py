@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# What the host's Python lacks; all of it pure Python, so that another version's copy will do. Our torch must not come along.
+# What the host's Python lacks; all of it pure Python, so that any version's copy will do. Our torch must stay out.
 BORROWED = ["pytest", "py", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"]
 
 

@@ -1,4 +1,4 @@
-"""Tests that run inside a real ComfyUI: `test_inside.py` starts them with the host's own Python and core on the path."""
+"""Tests that run inside a real ComfyUI, in its own Python: `test_inside.py` starts them."""
 
 import asyncio
 import os
@@ -20,8 +20,9 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import execution  # noqa: E402, F401  # sets up what nodes expect to be there
-import nodes  # noqa: E402
 import torch  # noqa: E402
+
+import nodes  # noqa: E402
 
 torch.set_num_threads(1)
 

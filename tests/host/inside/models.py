@@ -4,6 +4,8 @@ Data ~ N(m, s^2) independently in every element, where m is the mean of the cond
 and prompts have a visible, exact effect: the cfg-mixed denoiser belongs to mean m_neg + cfg (m_pos - m_neg)).
 """
 
+from typing import ClassVar
+
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -62,9 +64,9 @@ def gaussian_model(family="eps", latent_format=None, **settings):
     defaults = {"edm": {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}, "flow": {"shift": 3.0}}
 
     class Config(comfy.supported_models_base.BASE):
-        unet_config = {}
-        unet_extra_config = {}
-        sampling_settings = {**defaults.get(family, {}), **settings}
+        unet_config: ClassVar = {}
+        unet_extra_config: ClassVar = {}
+        sampling_settings: ClassVar = {**defaults.get(family, {}), **settings}
 
     Config.latent_format = latent_format or comfy.latent_formats.SD15
     config = Config({"family": family})

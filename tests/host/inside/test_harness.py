@@ -1,6 +1,5 @@
 """The closed-form models are what they claim to be, by core's own sampler: else nothing measured on them means much."""
 
-import comfy.sample
 import pytest
 import torch
 from models import FAMILIES, conditioning, exact, gaussian_model

@@ -1,0 +1,226 @@
+"""Blends of noises, and of the prompts that go with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..ssi_core.blend import BLENDS, blend, masked
+from ..ssi_core.errors import InputError
+from ..ssi_core.frames import mix
+from ..ssi_core.metrics import cosine
+from .fields import CATEGORY, weight_inputs, weight_rows
+from .host.show import on_node, warn
+from .noise import InvertedNoise, noise_of, shape
+
+NEARLY_PARALLEL = 0.95
+OFF_UNIT = 0.05
+
+
+class SSINoiseBlend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SSINoiseBlend",
+            display_name="SLERP Noise Blend (SSI)",
+            category=CATEGORY,
+            description="Blends two or more noises so that the blend is noise again (its norm is kept), once or along "
+            "a path of frames: a morph. Each image of a batch is blended by itself.",
+            search_aliases=["slerp", "interpolate noise", "morph", "latent interpolation", "mix noise", "lerp"],
+            inputs=[
+                io.Autogrow.Input(
+                    "noises",
+                    template=io.Autogrow.TemplatePrefix(
+                        io.MultiType.Input(
+                            "noise", [io.Noise, io.Latent],
+                            tooltip="NOISE from SSI Inverse Sampler, SSI Load Noise or Random Noise; or a LATENT that "
+                            "holds an end state (then connect the model).",
+                        ),
+                        prefix="noise", min=2, max=16,
+                    ),
+                    tooltip="What is blended, in this order.",
+                ),
+                *weight_inputs("noises"),
+                io.Combo.Input(
+                    "method", options=["auto", *BLENDS], default="auto",
+                    tooltip="auto: slerp for two, gram for more. gram: straight sum at the right norm. karcher: mean "
+                    "on the sphere. lol: for independent noises. lerp: plain sum, which loses norm; for comparison.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="Blend only where the mask is white; elsewhere the first noise stays. Soft edges are fine.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="Only needed where a LATENT is connected as noise."),
+            ],
+            outputs=[
+                io.Noise.Output("blended", display_name="noise", tooltip="One noise a frame."),
+                io.Latent.Output("empty", display_name="empty latent", tooltip="Of the right batch and size, to "
+                "sample with."),
+                io.String.Output("report", display_name="report", tooltip="Norms, angles, and what looks wrong."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        noises: dict[str, Any],
+        weights: str,
+        frames: int,
+        method: str,
+        easing: str = "linear",
+        loop: bool = False,
+        mask: Tensor | None = None,
+        model: Any = None,
+    ) -> io.NodeOutput:
+        given = [noises[name] for name in sorted(noises, key=lambda name: int(name.removeprefix("noise")))]
+        if len(given) < 2:
+            raise InputError(f"noises: {len(given)} connected; a blend needs two or more")
+        like = next((v for v in given if isinstance(v, InvertedNoise)), None)
+        if like is None:
+            like = next((noise_of(v, None, model) for v in given if isinstance(v, dict)), None)
+        found = [noise_of(value, like, model) for value in given]
+        _check_alike(found)
+        units = [noise.unit for noise in found]
+        rows = weight_rows(len(units), weights, frames, easing, loop)
+        name = ("slerp" if len(units) == 2 else "gram") if method == "auto" else method
+        result = blend(units, rows, name)
+        if mask is not None:
+            result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result))
+        report, complaints = _findings(units, result, name, rows)
+        if complaints:
+            warn(report)
+        else:
+            on_node(report)
+        noise = found[0].with_unit(result)
+        return io.NodeOutput(noise, noise.empty_latent(), report)
+
+
+class SSIConditioningBlend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SSIConditioningBlend",
+            display_name="SSI Conditioning Blend",
+            category=CATEGORY,
+            description="Blends two prompts by the same weights as SLERP Noise Blend: one conditioning with a prompt "
+            "for each frame of a morph.",
+            search_aliases=["prompt travel", "conditioning average", "interpolate prompt", "morph"],
+            inputs=[
+                io.Conditioning.Input("conditioning_1", tooltip="The prompt of the first picture (weight 0)."),
+                io.Conditioning.Input("conditioning_2", tooltip="The prompt of the second picture (weight 1)."),
+                *weight_inputs("conditionings"),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "blended", display_name="conditioning", tooltip="One prompt a frame, as a batch."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        conditioning_1: list,
+        conditioning_2: list,
+        weights: str,
+        frames: int,
+        easing: str = "linear",
+        loop: bool = False,
+    ) -> io.NodeOutput:
+        if len(conditioning_1) != len(conditioning_2):
+            raise InputError(
+                f"conditionings: {len(conditioning_1)} and {len(conditioning_2)} prompts combined; blend before "
+                "combining"
+            )
+        rows = weight_rows(2, weights, frames, easing, loop)
+        pairs = zip(conditioning_1, conditioning_2, strict=True)
+        return io.NodeOutput([_blended_prompt(a, b, rows) for a, b in pairs])
+
+
+def _blended_prompt(a: list, b: list, rows: list[list[float]]) -> list:
+    """One prompt a frame; whatever is no tensor of both (areas, masks, ControlNet) is the first's."""
+    facts = dict(a[1])
+    for key, one in a[1].items():
+        other = b[1].get(key)
+        if key == "attention_mask" and isinstance(other, Tensor):
+            length = max(one.shape[-1], other.shape[-1])
+            one, other = (torch.nn.functional.pad(m, (0, length - m.shape[-1])) for m in (one, other))
+            facts[key] = torch.maximum(one, other)
+        elif isinstance(one, Tensor) and isinstance(other, Tensor) and one.is_floating_point():
+            if one.shape[1:] == other.shape[1:]:
+                facts[key] = mix([one, other], rows)
+            elif one.ndim == 3:
+                facts[key] = mix(_same_length(one, other), rows)
+    if a[0] is None or b[0] is None:
+        return [a[0], facts]
+    return [mix(_same_length(a[0], b[0]), rows), facts]
+
+
+def _same_length(a: Tensor, b: Tensor) -> list[Tensor]:
+    """Token sequences [B, T, D], the shorter one filled up with zeros, as core's own averages do."""
+    if a.shape[-1] != b.shape[-1]:
+        raise InputError(
+            f"conditionings: token widths {a.shape[-1]} and {b.shape[-1]} differ; both must come from the same text "
+            "encoder"
+        )
+    length = max(a.shape[1], b.shape[1])
+    return [torch.nn.functional.pad(t, (0, 0, 0, length - t.shape[1])) for t in (a, b)]
+
+
+def _check_alike(found: list[InvertedNoise]) -> None:
+    first = found[0]
+    for i, noise in enumerate(found[1:], 2):
+        if noise.unit.shape[1:] != first.unit.shape[1:]:
+            raise InputError(
+                f"noises: 1 is {shape(first.unit)} and {i} is {shape(noise.unit)}; invert pictures of one size with "
+                f"one model"
+            )
+        if not noise.start.same_as(first.start):
+            raise InputError(
+                f"noises: 1 starts at sigma {first.start.sigma:.4g} and {i} at {noise.start.sigma:.4g} (or with "
+                f"another kind of model); invert both with one model and one largest sigma"
+            )
+        if len(noise.unit) != len(first.unit):
+            raise InputError(
+                f"noises: 1 holds {len(first.unit)} images and {i} holds {len(noise.unit)}; use batches of one size"
+            )
+
+
+def _fitted(mask: Tensor, noise: Tensor) -> Tensor:
+    """A MASK [B, H, W] as [1 or frames, 1, ..., h, w] of a noise [frames, C, ..., h, w]."""
+    size = tuple(noise.shape[-2:])
+    resized = torch.nn.functional.interpolate(mask[:, None].float().cpu(), size, mode="area").clamp(0, 1)
+    if len(resized) not in (1, len(noise)):
+        raise InputError(f"mask: {len(resized)} masks for {len(noise)} frames; give one, or one a frame")
+    return resized.reshape(len(resized), *[1] * (noise.ndim - 3), *size)
+
+
+def _findings(units: list[Tensor], result: Tensor, method: str, rows: list) -> tuple[str, bool]:
+    """(a report, whether it holds a complaint)."""
+    lines = [f"{method}, {len(units)} noises, {len(rows)} frame(s): {shape(result)}"]
+    complaints = []
+    for i, unit in enumerate(units, 1):
+        size = float(unit.flatten(1).norm(dim=1).mean()) / unit[0].numel() ** 0.5
+        lines.append(f"noise {i}: norm {size:.3f} (1 is unit noise)")
+        if abs(size - 1) > OFF_UNIT:
+            complaints.append(
+                f"noise {i} is not unit noise (norm {size:.3f}): its inversion left structure in it, or failed"
+            )
+    for i in range(len(units)):
+        for j in range(i + 1, len(units)):
+            angle = float(cosine(units[i], units[j]).abs().max())
+            lines.append(f"noise {i + 1} and {j + 1}: |cosine| {angle:.3f}")
+            if angle > NEARLY_PARALLEL:
+                complaints.append(
+                    f"noises {i + 1} and {j + 1} are nearly parallel (|cosine| {angle:.3f}): they hold the same "
+                    f"picture or the same seed's noise, and the blend hardly moves"
+                )
+    after = float(result.flatten(1).norm(dim=1).mean()) / result[0].numel() ** 0.5
+    lines.append(f"blend: norm {after:.3f}")
+    return "\n".join([*(f"Warning: {c}" for c in complaints), *lines]), bool(complaints)
+
+
+NODES: list[type[io.ComfyNode]] = [SSINoiseBlend, SSIConditioningBlend]

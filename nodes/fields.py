@@ -1,0 +1,106 @@
+"""Inputs that several nodes share, and the errors that all of them say in one way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..ssi_core.frames import EASINGS, parse_weights, path_weights
+from ..ssi_core.inversion import DEFAULT_SOLVER
+from .host.levels import SKIP_UNITS, schedule_names
+from .host.sampling import check_solver, solver_names
+
+CATEGORY = "SSI"
+LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+SKIP = 0.1
+
+
+def skip_inputs() -> list[Any]:
+    return [
+        io.Float.Input(
+            "skip", default=SKIP, min=0.0, max=1e9, step=0.01, round=False,
+            tooltip="How much noise is added before integrating, which skips the singular region near 0. 0.05 to 0.2 "
+            "(as sigma) is usual; more gives more Gaussian noise and a less faithful picture. 0 is the base method: "
+            "no noise.",
+        ),
+        io.Combo.Input(
+            "skip_unit", options=list(SKIP_UNITS), default="sigma", advanced=True,
+            tooltip="What the number in skip is: the model's sigma, its timestep (0 to 999 in SD1.5), or the "
+            "signal-to-noise ratio (100 is sigma 0.1). The node shows all three.",
+        ),
+    ]  # fmt: skip
+
+
+def schedule_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "steps", default=20, min=1, max=10000,
+            tooltip="Levels of the whole schedule, skipped ones included: with a skip fewer evaluations are spent.",
+        ),
+        io.Combo.Input(
+            "schedule", options=schedule_names(), default="auto",
+            tooltip="How the levels are spaced. auto: karras, or simple for flow models (SD3, FLUX). The host's own "
+            "schedulers are all here; ssi-ddim is the fixed stride that DDIM inversions of ADM models use.",
+        ),
+    ]  # fmt: skip
+
+
+def grid_input() -> Any:
+    return io.Combo.Input(
+        "grid", options=["keep", "spread"], default="keep", advanced=True,
+        tooltip="keep: drop the levels under the skip, so that fewer steps are done. spread: do as many steps as "
+        "before over what is left.",
+    )  # fmt: skip
+
+
+def solver_input() -> Any:
+    return io.Combo.Input(
+        "solver", options=solver_names(), default=DEFAULT_SOLVER,
+        tooltip="How the ODE is integrated. dpmpp-2m: second order at one evaluation a step. euler is the paper's; "
+        "heun takes two evaluations a step; ddim-current and ddim-target are the two DDIM inversions in use; "
+        "fixed-point and exact solve for the exact preimage of Euler's steps.",
+    )  # fmt: skip
+
+
+def seed_input(what: str) -> Any:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=False,
+        tooltip=f"Seed of {what}. Image i of a batch has seed + i, whatever the batch and device. Pictures to be "
+        f"blended need different seeds: with the same one their noises are alike.",
+    )  # fmt: skip
+
+
+def weight_inputs(what: str) -> list[Any]:
+    return [
+        io.String.Input(
+            "weights", default="0.5",
+            tooltip=f"Used where frames is 0. Two {what}: the share of the second, 0.5, or a list of frames, 0, 0.25, "
+            f"0.5. More: one number for each, 0.2, 0.3, 0.5, and frames apart by ';'. Outside 0..1 goes on past the "
+            "ends.",
+        ),
+        io.Int.Input(
+            "frames", default=0, min=0, max=4096,
+            tooltip=f"0: use weights. 2 or more: a path of so many frames through all {what}, in order.",
+        ),
+        io.Combo.Input(
+            "easing", options=list(EASINGS), default="linear", advanced=True,
+            tooltip="How a path of frames is walked: at constant speed, or slower near the ends.",
+        ),
+        io.Boolean.Input(
+            "loop", default=False, advanced=True,
+            tooltip="Let a path of frames return to its first end, so that the animation repeats.",
+        ),
+    ]  # fmt: skip
+
+
+def weight_rows(count: int, weights: str, frames: int, easing: str, loop: bool) -> list[list[float]]:
+    return path_weights(count, frames, easing, loop) if frames else parse_weights(weights, count)
+
+
+class SolverChecked(io.ComfyNode):
+    """A node with a `solver` input, whose wrong values are refused before the prompt runs, in words."""
+
+    @classmethod
+    def validate_inputs(cls, solver: str | None) -> bool | str:
+        return check_solver(solver)

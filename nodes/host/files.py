@@ -1,0 +1,60 @@
+"""Folders of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ...ssi_core.errors import InputError
+
+SUFFIX = ".ssi.safetensors"
+
+
+def noise_files() -> list[str]:
+    """Noise and inversion files, newest first, as `[output] path` and `[input] path`."""
+    found = []
+    for label, folder in _folders().items():
+        paths = folder.rglob(f"*{SUFFIX}") if folder.is_dir() else []
+        found += [(path.stat().st_mtime, f"[{label}] {path.relative_to(folder).as_posix()}") for path in paths]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def noise_file(name: str) -> Path:
+    """The file of a name that `noise_files` gave; a bare name is looked for in both folders.
+
+    Raises:
+        InputError: there is no such file, or it lies outside the folders.
+    """
+    folders = _folders()
+    label, _, rest = name.partition("] ")
+    tried = [folders[label[1:]] / rest] if rest and label[1:] in folders else [f / name for f in folders.values()]
+    for path in tried:
+        inside = any(path.resolve().is_relative_to(f.resolve()) for f in folders.values())
+        if inside and path.is_file():
+            return path
+    raise InputError(f"file {name!r}: is not in the output or input folder ({', '.join(map(str, folders.values()))})")
+
+
+def new_noise_file(prefix: str) -> tuple[Path, str]:
+    """(path of the next free file of a prefix in the output folder, the folder's part of it).
+
+    Raises:
+        InputError: the prefix leads out of the output folder.
+    """
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory()
+        )
+    except Exception as error:
+        raise InputError(f"filename_prefix {prefix!r}: {error}") from error
+    while (path := Path(folder) / f"{name}_{counter:05}{SUFFIX}").exists():
+        counter += 1
+    return path, subfolder
+
+
+def _folders() -> dict[str, Path]:
+    return {
+        "output": Path(folder_paths.get_output_directory()),
+        "input": Path(folder_paths.get_input_directory()),
+    }

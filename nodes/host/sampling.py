@@ -1,0 +1,278 @@
+"""Inversion and sampling as SAMPLERs: they run inside any GUIDER, so that cfg, hooks, ControlNet, masks, previews,
+progress, interruption and memory management are the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...ssi_core.errors import InputError
+from ...ssi_core.inversion import Inversion, Progress, integrate, invert, unit_noise
+from ...ssi_core.solver import SOLVERS, Solver, find_solver
+from .levels import HostProcess
+
+STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "er_", "seeds", "sa_solver")
+
+
+def solver_names() -> list[str]:
+    return list(SOLVERS)
+
+
+def check_solver(name: str | None) -> str | bool:
+    """True (also for None, a connected input that is not known yet), or one sentence on why it cannot invert."""
+    if name is None or name in SOLVERS:
+        return True
+    if any(part in name for part in STOCHASTIC):
+        return (
+            f"solver '{name}' adds fresh noise at every step, so its way up has no way down; use one of "
+            f"{', '.join(SOLVERS)}"
+        )
+    return f"solver '{name}' is unknown; use one of {', '.join(SOLVERS)}"
+
+
+class GuidedDenoiser:
+    """D(x, sigma) of the engine, by the host's guider; outside a mask the latent itself is the answer."""
+
+    def __init__(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        noise: Tensor,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None,
+    ) -> None:
+        self.model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        self.model.latent_image, self.model.noise = latent_image, noise
+        self.extra_args = {**extra_args, "denoise_mask": denoise_mask}
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        # Between evaluations, not steps: one step of an implicit solver is many.
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        answer: Tensor = self.model(x, sigma, **self.extra_args)
+        return answer
+
+
+class _Bar:
+    """Progress for the host's callback (bar and preview on the node) and for its console."""
+
+    def __init__(self, callback: Any, quiet: bool) -> None:
+        self.callback, self.quiet = callback, quiet
+        self.bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, now: Progress) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=now.steps, disable=self.quiet)
+        self.bar.update(1)
+        if self.callback is not None:
+            self.callback(now.step - 1, now.denoised, now.x, now.steps)
+
+
+class SolverSampler(comfy.samplers.Sampler):
+    """A solver of the engine as SAMPLER: falling sigmas sample, rising ones invert.
+
+    It begins as core's samplers do (noise_scaling) and ends as they do (inverse_noise_scaling), except where that would
+    divide by 0: a flow model's end state at sigma = 1 is given as it is.
+    """
+
+    def __init__(self, solver: str | Solver) -> None:
+        self.solver = find_solver(solver)
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        process = HostProcess(model_wrap.inner_model.model_sampling)
+        latent = torch.zeros_like(noise) if latent_image is None else latent_image
+        levels = _monotonic(sigmas)
+        at_top = self.max_denoise(model_wrap, sigmas)
+        x = process.sampling.noise_scaling(sigmas[:1], noise.clone(), latent, at_top)
+        denoise = GuidedDenoiser(model_wrap, sigmas, extra_args, noise, latent, denoise_mask)
+        with _Bar(callback, disable_pbar) as bar:
+            x = integrate(denoise, x, levels, self.solver, process, progress=bar).x
+        return as_latent(process, x, sigmas[-1:])
+
+
+def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
+    """A state as LATENTs hold it between samplers: flow states over 1 - sigma, but as they are at 1."""
+    left: Tensor = process.sampling.inverse_noise_scaling(sigma, x)
+    return left if bool(left.isfinite().all()) else x
+
+
+class InversionSampler(comfy.samplers.Sampler):
+    """The engine's `invert` as SAMPLER. The latent is the image; noise is its own; the result is in `inversion`."""
+
+    def __init__(
+        self, process: HostProcess, sigmas: Tensor, skip: float, solver: str | Solver, seeds: Sequence[int], keep: bool
+    ) -> None:
+        self.invert = partial(
+            invert, sigmas=sigmas, skip=skip, solver=solver, seed=seeds, process=process, keep_states=keep
+        )
+        self.process, self.seeds, self.skip = process, seeds, skip
+        self.inversion: Inversion | None = None
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        assert latent_image is not None
+        denoise = GuidedDenoiser(model_wrap, sigmas.flip(0), extra_args, noise, latent_image, denoise_mask)
+        with _Bar(callback, disable_pbar) as bar:
+            self.inversion = self.invert(denoise, latent_image, progress=bar)
+        end = self.process.from_noise(self.inversion.noise, float(self.inversion.sigmas[0]))
+        return as_latent(self.process, end, sigmas[-1:])
+
+
+def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """Core's CFGGuider, or its one-prompt form where cfg is 1.
+
+    Raises:
+        InputError: a cfg that needs a negative prompt where there is none.
+    """
+    if positive is None:
+        if _wants_prompt(model):
+            raise InputError("positive: this model reads a prompt; connect a CLIP Text Encode (it may be empty)")
+        positive = [[torch.zeros(1, 1, 1), {}]]
+    guider = comfy.samplers.CFGGuider(model)
+    if negative is None:
+        if cfg != 1.0:
+            raise InputError(
+                f"cfg {cfg:g}: needs a negative conditioning to guide away from; connect one, or set cfg to 1 (which "
+                f"also inverts best)"
+            )
+        guider.inner_set_conds({"positive": positive})
+    else:
+        guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def _wants_prompt(model: Any) -> bool:
+    # Asked of the class: the host's configurations answer None, with a warning, to whatever they do not have.
+    return hasattr(type(model.model.model_config), "clip_target")
+
+
+def run_inversion(
+    guider: Any,
+    latent: dict[str, Any],
+    sigmas: Tensor,
+    skip: float,
+    solver: str | Solver,
+    seed: int,
+    *,
+    keep_states: bool = False,
+) -> tuple[Inversion, Tensor]:
+    """Invert a LATENT through a guider.
+
+    Args:
+        sigmas: the way back, [sigma_max .. skip, 0].
+        seed: of sample 0; see `seeds_of`.
+
+    Returns:
+        (inversion, end state as a LATENT's samples).
+    """
+    model = guider.model_patcher
+    process = HostProcess.of(model)
+    samples = latent_samples(model, latent)
+    seeds = seeds_of(latent, seed)
+    rising = sigmas.flip(0).float()
+    rising = rising[1:] if skip > 0 else rising
+    sampler = InversionSampler(process, sigmas, skip, solver, seeds, keep_states)
+    noise = injected_noise(samples, seeds) if skip > 0 else torch.zeros_like(samples)
+    end = guider.sample(
+        noise,
+        samples,
+        sampler,
+        rising,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(rising) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    assert sampler.inversion is not None
+    return sampler.inversion, end.to(comfy.model_management.intermediate_device())
+
+
+def seeds_of(latent: dict[str, Any], seed: int) -> tuple[int, ...]:
+    """One seed a sample: seed + its index in the batch, which LatentFromBatch keeps."""
+    count = len(latent["samples"])
+    indices = list(latent.get("batch_index") or ())
+    if len(indices) != count:
+        indices = list(range(count))
+    return tuple((seed + i) % 2**63 for i in indices)
+
+
+def injected_noise(samples: Tensor, seeds: Sequence[int]) -> Tensor:
+    """What `invert` will inject, for the region outside a mask: it keeps its own noise all the way."""
+    return unit_noise(samples.float().cpu(), seeds)
+
+
+def latent_samples(model: Any, latent: dict[str, Any]) -> Tensor:
+    """The tensor of a LATENT that holds a picture, as the model takes it.
+
+    Raises:
+        InputError: several streams, NaN, another number of channels than the model's, or nothing but zeros.
+    """
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False):
+        raise InputError("latent: holds several streams (video with audio); invert them one at a time")
+    wanted = model.get_model_object("latent_format")
+    if samples.ndim < 3 or samples.shape[0] == 0:
+        raise InputError(f"latent: [batch, channels, ...] is wanted, found shape {tuple(samples.shape)}")
+    if samples.shape[1] != wanted.latent_channels:
+        raise InputError(
+            f"latent: has {samples.shape[1]} channels, this model takes {wanted.latent_channels}; encode the picture "
+            f"with the VAE that belongs to the model"
+        )
+    bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(f"latent: sample(s) {bad} hold NaN or Inf; look at what made them (often a VAE in fp16)")
+    if not bool(samples.any()):
+        raise InputError("latent: is empty (all zeros); connect a VAE Encode of the picture, not an Empty Latent")
+    if wanted.latent_dimensions == 3 and samples.ndim == 4:
+        samples = samples.unsqueeze(2)
+    return samples
+
+
+def _monotonic(sigmas: Tensor) -> list[float]:
+    levels = [float(s) for s in sigmas]
+    if len(levels) < 2:
+        raise InputError(f"sigmas: hold {len(levels)} level; a sampler needs two or more")
+    if levels[0] == 0 and levels[-1] > 0:
+        raise InputError(
+            "sigmas: rise from 0, where no model is defined (the slope is 0/0); use SSI Sigmas, or cut the 0 off"
+        )
+    return levels

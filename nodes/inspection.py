@@ -1,0 +1,172 @@
+"""Is the noise Gaussian, and is the picture back?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..ssi_core.errors import InputError
+from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
+from .fields import CATEGORY
+from .host.show import on_node
+from .noise import InvertedNoise, noise_of, shape
+
+PICTURES = 8
+
+
+class SSIGaussianityInspector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SSIGaussianityInspector",
+            display_name="Gaussianity Inspector (SSI)",
+            category=CATEGORY,
+            description="Is this noise Gaussian? A picture, every figure beside what true Gaussian noise of the same "
+            "size reaches, and a verdict with its reasons.",
+            search_aliases=["noise statistics", "histogram", "is it noise", "gaussian test", "inspect latent"],
+            is_output_node=True,
+            inputs=[
+                io.MultiType.Input(
+                    "noise", [io.Noise, io.Latent],
+                    tooltip="NOISE; or a LATENT that holds an inversion's end state (then connect the model).",
+                ),
+                io.Model.Input(
+                    "model", optional=True,
+                    tooltip="Needed for a LATENT: says how it is scaled, which is undone before judging.",
+                ),
+                io.Latent.Input(
+                    "source", optional=True,
+                    tooltip="The latent that was inverted, to see whether its edges are left in the noise. Also gives "
+                    "the size for other nodes' NOISE (Random Noise).",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("picture", display_name="picture", tooltip="One an image of the batch (the first 8)."),
+                io.String.Output("report", display_name="report", tooltip="The verdict in words, and every figure."),
+                io.Boolean.Output("gaussian", display_name="gaussian", tooltip="True where every image of the batch "
+                "passes."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, noise: Any, model: Any = None, source: dict | None = None) -> io.NodeOutput:
+        from ..ssi_core.panel import as_image, noise_panel
+
+        found = noise_of(noise, None, model, source)
+        image = None
+        if source is not None and isinstance(noise, InvertedNoise | dict):
+            image = source["samples"].float().cpu()
+            if image.shape[:1] + image.shape[2:] != found.unit.shape[:1] + found.unit.shape[2:]:
+                raise InputError(
+                    f"source: is of shape {shape(image)}, the noise of {shape(found.unit)}; connect what was inverted"
+                )
+        figures = gaussianity(found.unit, image)
+        pictures = [
+            as_image(noise_panel(found.unit, figures, i, f"image {i + 1} of {len(found.unit)}"))
+            for i in range(min(len(found.unit), PICTURES))
+        ]
+        picture = torch.stack(_one_size(pictures))
+        report = report_text(figures)
+        on_node(report.splitlines()[0])
+        return io.NodeOutput(picture, report, figures.verdict, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class SSIReconstructionMetrics(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SSIReconstructionMetrics",
+            display_name="SSI Reconstruction Metrics",
+            category=CATEGORY,
+            description="How near is the reconstruction to the picture: MSE, PSNR, SSIM (and LPIPS where its weights "
+            "are installed), with a picture of the difference.",
+            search_aliases=["psnr", "ssim", "mse", "lpips", "compare images", "difference"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("original", tooltip="The picture that was inverted."),
+                io.Image.Input("reconstruction", tooltip="What sampling gave back."),
+                io.Noise.Input(
+                    "noise", optional=True,
+                    tooltip="The noise it was sampled from: its standard deviation is reported beside, since collapsed "
+                    "noise can give back an excellent picture.",
+                ),
+                io.Float.Input(
+                    "gain", default=4.0, min=1.0, max=100.0, step=1.0, advanced=True,
+                    tooltip="How many times the difference is enlarged in its picture.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("difference", display_name="difference", tooltip="|reconstruction - original| times "
+                "gain."),
+                io.String.Output("report", display_name="report", tooltip="All figures, image by image."),
+                io.Float.Output("mse", display_name="MSE", tooltip="Mean over the batch, of values in -1..1 (as the "
+                "paper)."),
+                io.Float.Output("psnr", display_name="PSNR", tooltip="Mean over the batch, dB."),
+                io.Float.Output("ssim", display_name="SSIM", tooltip="Mean over the batch."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, original: Tensor, reconstruction: Tensor, noise: Any = None, gain: float = 4.0) -> io.NodeOutput:
+        from ..ssi_core.metrics import lpips_or_reason, mse, psnr, ssim
+
+        if original.shape[1:] != reconstruction.shape[1:]:
+            raise InputError(
+                f"images: original {shape(original)} and reconstruction {shape(reconstruction)} (batch, height, width, "
+                f"channels) differ; resize one first"
+            )
+        if len(original) not in (1, len(reconstruction)):
+            raise InputError(
+                f"images: {len(original)} originals for {len(reconstruction)} reconstructions; give one, or as many"
+            )
+        wanted = original.float().expand(len(reconstruction), *original.shape[1:])
+        a, b = (image.float().cpu().movedim(-1, 1)[:, :3] * 2 - 1 for image in (reconstruction, wanted))
+        errors, peaks, likeness = mse(a, b), psnr(a, b), ssim(a, b)
+        perceptual = lpips_or_reason(a, b)
+        lines = []
+        for i in range(len(a)):
+            words = f"image {i + 1}: MSE {float(errors[i]):.5f}, PSNR {float(peaks[i]):.2f} dB"
+            words += f", SSIM {float(likeness[i]):.4f}"
+            if isinstance(perceptual, Tensor):
+                words += f", LPIPS {float(perceptual[i]):.4f}"
+            lines.append(words)
+        if isinstance(perceptual, str):
+            lines.append(perceptual)
+        if isinstance(noise, InvertedNoise):
+            lines.append(
+                f"noise: standard deviation {float(noise.unit.std()):.3f} (1 is wanted; see Gaussianity Inspector)"
+            )
+        difference = ((reconstruction.float() - wanted.to(reconstruction.device)).abs() * gain).clamp(0, 1).cpu()
+        on_node(lines[0])
+        return io.NodeOutput(
+            difference[..., :3], "\n".join(lines), *(float(v.mean()) for v in (errors, peaks, likeness)),
+            ui=ui.PreviewImage(difference[..., :3], cls=cls),
+        )  # fmt: skip
+
+
+def report_text(figures: Gaussianity) -> str:
+    """The verdict with its reasons, then every figure beside its floor, sample by sample."""
+    passed = sum(figures.verdicts)
+    lines = [f"{'Gaussian' if figures.verdict else 'not Gaussian'}: {passed} of {len(figures.verdicts)} pass"]
+    for i, reasons in enumerate(figures.reasons):
+        lines += [f"image {i + 1}: {reason}" for reason in reasons]
+    for i in range(len(figures.verdicts)):
+        for name, rule in FIGURES.items():
+            value, floor = float(getattr(figures, name)[i]), float(getattr(figures.floor, name))
+            if value == value:  # a figure that does not exist for this shape is NaN
+                lines.append(f"image {i + 1}: {rule.about} {value:.4f} (Gaussian {floor:.4f})")
+    return "\n".join(lines)
+
+
+def _one_size(pictures: list[Tensor]) -> list[Tensor]:
+    """Pictures [H, W, 3] of different heights, filled up with white, since an IMAGE batch has one size."""
+    height, width = (max(p.shape[d] for p in pictures) for d in (0, 1))
+    return [
+        torch.nn.functional.pad(p, (0, 0, 0, width - p.shape[1], 0, height - p.shape[0]), value=1.0) for p in pictures
+    ]
+
+
+NODES: list[type[io.ComfyNode]] = [SSIGaussianityInspector, SSIReconstructionMetrics]

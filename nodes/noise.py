@@ -1,0 +1,122 @@
+"""NOISE that an inversion found: what core's samplers ask for their noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ssi_core.errors import InputError
+from .host.levels import HostProcess, Start
+from .host.sampling import latent_samples
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedNoise:
+    """A NOISE. Core makes its first state from it as start.noise_gain * noise + start.latent_gain * latent.
+
+    Whatever latent is connected there, that state is the one the inversion ended in: what the latent adds is taken off
+    the noise first. With an empty latent the noise is given as it is.
+    """
+
+    unit: Tensor
+    """Unit Gaussian noise [B, C, ...], float32, on the CPU."""
+    start: Start
+    seed: int = 0
+    latent_in: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    """How the model scales latents; None where it is not known (a loaded file): then the latent must be empty."""
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        """Called by core's samplers with their LATENT.
+
+        Raises:
+            InputError: a latent of another shape than the noise's.
+        """
+        latent = input_latent["samples"]
+        if getattr(latent, "is_nested", False):
+            raise InputError("noise: was inverted from one stream, this latent holds several")
+        noise = self._for_batch(len(latent), input_latent.get("batch_index"))
+        if noise.shape != latent.shape:
+            raise InputError(
+                f"noise: is of shape {shape(noise)}, the latent of {shape(latent)}; connect the LATENT output that "
+                f"came with the noise, or an empty latent of its size"
+            )
+        if self.start.latent_gain == 0 or not bool(latent.any()):
+            return noise.clone()
+        if self.latent_in is None:
+            raise InputError(
+                "noise: comes from a file, so connect an empty latent with it (the LATENT output of SSI Load Noise)"
+            )
+        added = self.start.latent_gain * self.latent_in(latent.detach().float().cpu())
+        return noise - added / self.start.noise_gain
+
+    def with_unit(self, unit: Tensor) -> InvertedNoise:
+        return replace(self, unit=unit)
+
+    def empty_latent(self) -> dict[str, Any]:
+        return {"samples": torch.zeros_like(self.unit)}
+
+    def _for_batch(self, batch: int, indices: Any) -> Tensor:
+        if len(self.unit) == batch:
+            return self.unit
+        if indices is not None and len(indices) == batch and max(indices) < len(self.unit):
+            return self.unit[list(indices)]
+        if len(self.unit) == 1:
+            return self.unit.expand(batch, *self.unit.shape[1:])
+        return self.unit
+
+
+def noise_of_state(model: Any, latent: dict[str, Any], sigma: float | None = None, seed: int = 0) -> InvertedNoise:
+    """The NOISE from which core's samplers begin in the state that a LATENT holds.
+
+    Args:
+        sigma: the level at which it lies; None is the model's largest.
+
+    Raises:
+        InputError: a latent that is empty, not finite, or not this model's.
+    """
+    process = HostProcess.of(model)
+    start = process.start(process.sigma_max if sigma is None else sigma)
+    samples = latent_samples(model, latent)
+    scale = model.get_model_object("latent_format").process_in
+    state = scale(samples.float().cpu())
+    if (
+        start.latent_gain > 0
+    ):  # core will multiply it by so much; at a flow model's sigma 1 by nothing, so it is the state
+        state = start.latent_gain * state
+    return InvertedNoise(unit=state / start.noise_gain, start=start, seed=seed, latent_in=scale)
+
+
+def noise_of(
+    value: Any, like: InvertedNoise | None, model: Any = None, latent: dict[str, Any] | None = None
+) -> InvertedNoise:
+    """Any NOISE or LATENT as an `InvertedNoise`.
+
+    Args:
+        value: ours, another node's NOISE (Random Noise), or a LATENT that holds an end state.
+        like: one whose shape and start another node's NOISE takes.
+        model: needed for a LATENT.
+        latent: another way to give the shape for another node's NOISE.
+
+    Raises:
+        InputError: what is missing to read it.
+    """
+    if isinstance(value, InvertedNoise):
+        return value
+    if isinstance(value, dict):
+        if model is None:
+            raise InputError("model: is needed to read a LATENT as noise; connect the model that inverted it")
+        return noise_of_state(model, value)
+    shaped = like.empty_latent() if like is not None else latent
+    if shaped is None:
+        raise InputError("noise: this NOISE has no size of its own; connect a latent of the size wanted beside it")
+    drawn = value.generate_noise({"samples": torch.zeros_like(shaped["samples"])}).float().cpu()
+    start = like.start if like is not None else Start(0.0, 1.0, 0.0)
+    return InvertedNoise(unit=drawn, start=start, seed=getattr(value, "seed", 0))
+
+
+def shape(x: Tensor) -> str:
+    return "x".join(str(n) for n in x.shape)

@@ -1,0 +1,284 @@
+"""The inversion nodes on models whose ODE is known in closed form, and through core's own nodes."""
+
+import comfy.latent_formats
+import comfy.samplers
+import pytest
+import torch
+from conftest import run
+from models import FAMILIES, conditioning, exact, gaussian_model
+
+EMPTY = object()
+
+
+def picture(batch=2, shape=(4, 8, 8), seed=5, mean=0.3, scale=0.5):
+    generator = torch.Generator().manual_seed(seed)
+    return {"samples": mean + scale * torch.randn(batch, *shape, generator=generator)}
+
+
+def model_of(family, **settings):
+    return gaussian_model(family, latent_format=comfy.latent_formats.SD15, **settings)
+
+
+def latent_in(model, latent):
+    return model.model.process_latent_in(latent["samples"])
+
+
+def first_state(model, noise, sigmas, latent, cfg=1.0, m=0.3):
+    """The state that core's SamplerCustomAdvanced begins in."""
+    seen = []
+
+    def spy(model_k, x, sigmas, **kwargs):
+        seen.append(x.clone())
+        return x
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conditioning(m), conditioning(m))
+    run("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=comfy.samplers.KSAMPLER(spy), sigmas=sigmas,
+        latent_image=latent)  # fmt: skip
+    return seen[0]
+
+
+def back(model, noise, sigmas, latent, sampler="dpmpp_2m", cfg=1.0, positive=0.3, negative=-0.1):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conditioning(positive), conditioning(negative))
+    guider.set_cfg(cfg)
+    chosen = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    out, _ = run(
+        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=chosen, sigmas=sigmas, latent_image=latent
+    )
+    return out
+
+
+def invert(model, latent, **options):
+    given = {"steps": 100, "positive": conditioning(0.3), **options}
+    return run("SSIInverseSampler", model=model, latent=latent, **given)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_end_state_is_the_exact_solution(family, cfg):
+    model, latent = model_of(family), picture()
+    noised, sigma = run("SSINoiseInject", model=model, latent=latent, skip=0.1, seed=3)
+    kept = latent["samples"].clone()
+    noise, end, sigmas, report, _ = invert(
+        model, latent, skip=0.1, seed=3, cfg=cfg, negative=conditioning(-0.1), steps=200
+    )
+    top = float(sigmas[0])
+    start = latent_in(model, noised) * ((1 - sigma) if family in ("flow", "flux") else 1)
+    wanted = exact(start, sigma, top, family, -0.1 + cfg * 0.4)
+    state = first_state(model, noise, sigmas, end | {"samples": torch.zeros_like(end["samples"])})
+    assert (state - wanted).abs().max() < 2e-3 * wanted.abs().max()
+    assert (latent_in(model, end) - wanted).abs().max() < 2e-3 * wanted.abs().max()
+    assert torch.equal(latent["samples"], kept), "the input latent was changed"
+    assert f"{sigma:.4g}" in report and "evaluations" in report
+
+
+@pytest.mark.parametrize("sampled_with", ["an empty latent", "the picture's latent", "the end state"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_core_begins_in_the_state_where_inversion_ended(family, sampled_with):
+    model, latent = model_of(family), picture()
+    noise, end, sigmas, _, _ = invert(model, latent, steps=12)
+    empty = {"samples": torch.zeros_like(latent["samples"])}
+    given = {"an empty latent": empty, "the picture's latent": latent, "the end state": end}[sampled_with]
+    state, wanted = first_state(model, noise, sigmas, given), latent_in(model, end)
+    assert (state - wanted).norm() < 1e-5 * wanted.norm()
+
+
+@pytest.mark.parametrize("family", ["eps", "v", "edm"])
+def test_the_end_state_continues_as_latent(family):
+    model, latent = model_of(family), picture()
+    _, end, sigmas, _, _ = invert(model, latent, steps=12)
+    (nothing,) = run("DisableNoise")
+    assert (first_state(model, nothing, sigmas, end) - latent_in(model, end)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("skip", [0.0, 0.1])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ours"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_through_core(family, sampler, skip):
+    model, latent = model_of(family), picture()
+    noise, _, sigmas, _, _ = invert(model, latent, skip=skip)
+    chosen = run("SSISolver", solver="dpmpp-2m")[0] if sampler == "ours" else sampler
+    out = back(model, noise, sigmas, {"samples": torch.zeros_like(latent["samples"])}, chosen)
+    error = (latent_in(model, out) - latent_in(model, latent)).std()
+    # What a skip loses on a Gaussian: E|D(x0 + sigma n) - x0|^2.
+    assert error < (0.02 if skip == 0 else 0.12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_core_s_own_chain_with_our_solver_and_sigmas_is_the_same_inversion(family):
+    model, latent = model_of(family), picture()
+    noised, _ = run("SSINoiseInject", model=model, latent=latent, skip=0.1, seed=9)
+    up, down, _ = run("SSISigmas", model=model, steps=15, schedule="auto", skip=0.1)
+    (nothing,), (sampler,) = run("DisableNoise"), run("SSISolver", solver="ab2-log")
+    end = back(model, nothing, up, noised, sampler, negative=0.3)
+    (from_chain, empty) = run("SSINoiseFromLatent", model=model, latent=end, sigmas=up)
+    noise, _, sigmas, _, _ = invert(model, latent, steps=15, skip=0.1, seed=9, solver="ab2-log")
+    assert torch.equal(sigmas, down) and torch.equal(up, down[:-1].flip(0))
+    assert (from_chain.unit - noise.unit).abs().max() < 2e-5 * noise.unit.abs().max()
+    assert empty["samples"].shape == latent["samples"].shape and not empty["samples"].any()
+
+
+def test_a_batch_equals_single_runs():
+    model, latent = model_of("eps"), picture(batch=3)
+    noise, _, _, _, _ = invert(model, latent, steps=10, seed=4)
+    for i in range(3):
+        one, _, _, _, _ = invert(model, {"samples": latent["samples"][i : i + 1]}, steps=10, seed=4 + i)
+        assert (noise.unit[i : i + 1] - one.unit).abs().max() < 1e-5
+        picked = {"samples": latent["samples"][i : i + 1], "batch_index": [i]}
+        same, _, _, _, _ = invert(model, picked, steps=10, seed=4)
+        assert torch.equal(same.unit, one.unit)
+
+
+@pytest.mark.parametrize("family", ["eps", "flow"])
+def test_outside_a_mask_the_picture_is_kept_exactly(family):
+    model, latent = model_of(family), picture()
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, 4:] = 1
+    masked = latent | {"noise_mask": mask}
+    noise, end, sigmas, _, _ = invert(model, masked, steps=20)
+    out = back(model, noise, sigmas, masked)
+    assert torch.allclose(out["samples"][..., :4], latent["samples"][..., :4], atol=1e-4)
+    assert not torch.allclose(out["samples"][..., 4:], latent["samples"][..., 4:], atol=1e-4)
+    if family == "eps":  # outside, the state is the latent plus the noise that was injected, at every level
+        outside = (latent_in(model, end) - latent_in(model, latent))[..., :4] / float(sigmas[0])
+        low = run("SSINoiseInject", model=model, latent=latent, skip=0.1)[0]
+        assert (outside - (latent_in(model, low) - latent_in(model, latent))[..., :4] / 0.1).abs().max() < 1e-4
+
+
+def test_video_latents():
+    model = gaussian_model("flow", latent_format=comfy.latent_formats.Wan21)
+    latent = picture(batch=1, shape=(16, 3, 8, 8))
+    noise, end, sigmas, _, states = invert(model, latent, steps=20, keep_states=True)
+    assert noise.unit.shape == end["samples"].shape == latent["samples"].shape
+    assert states["samples"].shape == (len(sigmas) - 1, 16, 3, 8, 8)
+    out = back(model, noise, sigmas, {"samples": torch.zeros_like(latent["samples"])})
+    assert (latent_in(model, out) - latent_in(model, latent)).std() < 0.2
+    four = picture(batch=1, shape=(16, 8, 8))
+    assert invert(model, four, steps=5)[0].unit.shape == (1, 16, 1, 8, 8)
+
+
+def test_noise_of_a_model_whose_noise_is_scaled():
+    model, latent = model_of("flow", noise_scale=4.0), picture()
+    if not hasattr(model.get_model_object("model_sampling"), "noise_scale"):
+        pytest.skip("this core has no noise_scale")
+    noise, end, sigmas, _, _ = invert(model, latent, steps=10)
+    state = first_state(model, noise, sigmas, {"samples": torch.zeros_like(latent["samples"])})
+    assert (state - latent_in(model, end)).norm() < 1e-5 * state.norm()
+
+
+@pytest.mark.parametrize(("value", "unit"), [(0.5, "sigma"), (0, "timestep"), (9.0, "snr")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_skip_is_the_same_in_all_units(family, value, unit):
+    model = model_of(family)
+    sampling = model.get_model_object("model_sampling")
+    if unit == "timestep":
+        top, bottom = (
+            float(sampling.timestep(torch.tensor(float(s)))) for s in (sampling.sigma_max, sampling.sigma_min)
+        )
+        value = bottom + 0.7 * (top - bottom)
+    _, sigma = run("SSINoiseInject", model=model, latent=picture(), skip=value, skip_unit=unit)
+    again = {
+        "sigma": lambda: sigma,
+        "timestep": lambda: float(sampling.timestep(torch.tensor(sigma))),
+        "snr": lambda: ((1 - sigma) / sigma) ** 2 if family in ("flow", "flux") else sigma**-2,
+    }[unit]()
+    assert again == pytest.approx(value, rel=2e-3, abs=0.6 if unit == "timestep" and top > 10 else 0)
+
+
+def test_callbacks_and_interruption():
+    import comfy.model_management
+    import comfy.utils
+
+    seen = []
+    model, latent = model_of("eps"), picture()
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: seen.append((value, total)))
+    try:
+        _, _, sigmas, _, _ = invert(model, latent, steps=10)
+        assert seen[-1] == (len(sigmas) - 2, len(sigmas) - 2)
+        calls = model.model.diffusion_model.calls
+        calls.clear()
+
+        def stop(value, total, preview, node_id=None):
+            if value >= 1:
+                comfy.model_management.interrupt_current_processing()
+
+        comfy.utils.set_progress_bar_global_hook(stop)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            invert(model, latent, steps=10)
+        assert len(calls) <= 2
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+
+
+class Broken(torch.nn.Module):
+    dtype = torch.float32
+
+    def forward(self, x, timesteps, **kwargs):
+        return x * float("nan") if float(kwargs["transformer_options"]["sigmas"][0]) > 1 else x
+
+
+def test_a_model_that_gives_nan_names_the_step():
+    model = model_of("eps")
+    model.model.diffusion_model = Broken()
+    with pytest.raises(RuntimeError, match=r"NaN.*step \d+ of \d+, sigma"):
+        invert(model, picture(), steps=10)
+
+
+WRONG = {
+    "channels": (lambda p: {"latent": {"samples": torch.ones(1, 16, 8, 8)}}, "16 channels, this model takes 4"),
+    "an empty latent": (lambda p: {"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "empty"),
+    "NaN": (lambda p: {"latent": {"samples": torch.full((1, 4, 8, 8), float("nan"))}}, "NaN"),
+    "a skip under the model": (lambda p: {"skip": 0.001}, "smallest level"),
+    "a skip over the model": (lambda p: {"skip": 99.0}, "largest level"),
+    "a negative skip": (lambda p: {"skip": -1.0}, "skip"),
+    "a NaN skip": (lambda p: {"skip": float("nan")}, "skip"),
+    "cfg without negative": (lambda p: {"cfg": 2.0}, "negative"),
+    "one step": (lambda p: {"steps": 1, "skip": 0.0}, "step"),
+    "repeated sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 5.0, 5.0, 0.0])}, "repeats"),
+    "zigzag sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 2.0, 5.0, 0.0])}, "rises"),
+    "empty sigmas": (lambda p: {"sigmas": torch.tensor([])}, "sigmas"),
+    "another model's sigmas": (lambda p: {"sigmas": torch.tensor([80.0, 10.0, 1.0, 0.0])}, "another model"),
+    "an unknown solver": (lambda p: {"solver": "euler_ancestral"}, "unknown"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_said_in_words(case):
+    change, words = WRONG[case]
+    model = model_of("eps")
+    with pytest.raises(ValueError, match=words):
+        invert(model, **({"latent": picture()} | change(model)))
+    assert model.model.diffusion_model.calls == [], "evaluations were spent before the input was refused"
+
+
+def test_a_stochastic_sampler_is_refused_by_name():
+    import nodes
+
+    node = nodes.NODE_CLASS_MAPPINGS["SSIInverseSampler"]
+    assert node.validate_inputs("dpmpp-2m") is True and node.validate_inputs(None) is True
+    assert "euler_ancestral" in node.validate_inputs("euler_ancestral")
+    assert "fresh noise" in node.validate_inputs("dpmpp_2m_sde")
+
+
+def test_sigmas_may_come_from_core_in_either_direction():
+    model, latent = model_of("eps"), picture()
+    (falling,) = run("KarrasScheduler", steps=12, sigma_max=14.6146, sigma_min=0.0292, rho=7.0)
+    (rising,) = run("FlipSigmas", sigmas=falling)
+    a, b = (invert(model, latent, sigmas=s, skip=0.1)[0].unit for s in (falling, rising))
+    assert torch.equal(a, b)
+
+
+def test_rising_from_zero_is_refused_by_our_sampler():
+    model = model_of("eps")
+    (sampler,), (nothing,) = run("SSISolver", solver="euler"), run("DisableNoise")
+    with pytest.raises(ValueError, match="rise from 0"):
+        back(model, nothing, torch.tensor([0.0, 1.0, 5.0]), picture(), sampler)
+
+
+def test_noise_refuses_a_latent_of_another_size():
+    model, latent = model_of("eps"), picture()
+    noise, _, sigmas, _, _ = invert(model, latent, steps=5)
+    with pytest.raises(ValueError, match="noise: is of shape 2x4x8x8"):
+        back(model, noise, sigmas, {"samples": torch.zeros(1, 4, 16, 16)})
