@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ssi_core.blend import BLENDS, blend, masked
 from ..ssi_core.errors import InputError
 from ..ssi_core.frames import mix
+from ..ssi_core.gaussianity import CHANCE
 from ..ssi_core.metrics import cosine
 from .fields import CATEGORY, weight_inputs, weight_rows
 from .host.show import on_node, warn
@@ -205,7 +206,7 @@ def _findings(units: list[Tensor], result: Tensor, method: str, rows: list) -> t
     for i, unit in enumerate(units, 1):
         size = float(unit.flatten(1).norm(dim=1).mean()) / unit[0].numel() ** 0.5
         lines.append(f"noise {i}: norm {size:.3f} (1 is unit noise)")
-        if abs(size - 1) > OFF_UNIT:
+        if abs(size - 1) > max(OFF_UNIT, CHANCE / (2 * unit[0].numel()) ** 0.5):
             complaints.append(
                 f"noise {i} is not unit noise (norm {size:.3f}): its inversion left structure in it, or failed"
             )

@@ -70,7 +70,7 @@ def test_a_mask_keeps_the_first_noise_outside(two):
 
 
 def test_warnings_are_words(two, caplog):
-    a, b = (two[1].with_unit(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(s))) for s in (0, 1))
+    a, b = (two[1].with_unit(torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(s))) for s in (0, 1))
     assert "nearly parallel" in blend(a, a, weights="0.5")[2]
     assert "not unit noise" in blend(a, b.with_unit(b.unit * 0.3), weights="0.5")[2]
     assert "Warning" not in blend(a, b, weights="0.5")[2]
