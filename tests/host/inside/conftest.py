@@ -19,12 +19,14 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.utils  # noqa: E402
 import execution  # noqa: E402, F401  # sets up what nodes expect to be there
 import torch  # noqa: E402
 
 import nodes  # noqa: E402
 
 torch.set_num_threads(1)
+comfy.utils.PROGRESS_BAR_ENABLED = False
 
 
 @pytest.fixture(scope="session", autouse=True)
