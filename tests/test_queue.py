@@ -8,132 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from fake_comfy import GRAPH, PICTURE, SIZE, TYPES, Fake
 
 from ssi_core import cli
 from ssi_core.errors import InputError
-from ssi_core.queue import JobError, run, run_workflow
+from ssi_core.queue import JobError, Progress, Running, run, run_workflow
 from ssi_core.queue.server import Server
+from ssi_core.queue.workflow import Workflow
 
 ROOT = Path(__file__).parents[1]
-SIZE = ["INT", {"default": 8, "min": 1, "max": 64}]
-BRANCHES = [
-    {"key": "by factor", "inputs": {"required": {"factor": ["FLOAT", {"min": 0.5, "max": 4.0}]}}},
-    {"key": "to size", "inputs": {"required": {"width": SIZE}}},
-]
-TYPES = {
-    "Load": {"input": {"required": {"image": [["there.png"], {"image_upload": True}]}}, "display_name": "Load Image"},
-    "Scale": {
-        "input": {
-            "required": {
-                "image": ["IMAGE"], "width": SIZE, "sharp": ["FLOAT", {"min": -1.0, "max": 1.0}],
-                "how": [["nearest", "area"], {}], "mode": ["COMBO", {"options": ["a", "b"]}],
-                "resize": ["COMFY_DYNAMICCOMBO_V3", {"options": BRANCHES}],
-            },
-            "optional": {
-                "crop": ["BOOLEAN", {}], "note": ["STRING", {}], "seed": ["INT", {"control_after_generate": True}],
-            },
-        }
-    },
-    "Save": {"input": {"required": {"images": ["IMAGE"]}}, "output_node": True, "display_name": "Save Image"},
-}  # fmt: skip
-GRAPH = {
-    "1": {"class_type": "Load", "inputs": {"image": "there.png"}},
-    "2": {
-        "class_type": "Scale",
-        "inputs": {"image": ["1", 0], "width": 8, "sharp": 0.5, "resize": "by factor", "resize.factor": 2.0, "seed": 1},
-        "_meta": {"title": "Half v1.5"},
-    },
-    "7:3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
-}
-PICTURE = b"\x89PNG and the rest"
-
-
-class Fake(ThreadingHTTPServer):
-    """Answers as ComfyUI does; a test changes the attributes below to make it fail."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.uploaded, self.prompt = [], {}, None
-        self.refuse = None  # the body of an HTTP 400 for /prompt
-        self.outputs = {
-            "7:3": {"images": [{"filename": "a.png", "subfolder": "x", "type": "output"}], "animated": [False]}
-        }
-        self.status = {"status_str": "success", "completed": True, "messages": []}
-        self.pending, self.running, self.rounds = [], False, 1  # looks at /queue before the job is over
-        self.lost = False
-        self.files = {"a.png": PICTURE}
-
-    @property
-    def address(self):
-        return f"127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        fake, url = self.server, urlsplit(self.path)
-        fake.asked.append(url.path)
-        job = fake.prompt and fake.prompt["prompt_id"]
-        if url.path == "/system_stats":
-            self.reply({"system": {}, "devices": []})
-        elif url.path.startswith("/object_info/"):
-            kind = url.path.rpartition("/")[2]
-            self.reply({kind: TYPES[kind]} if kind in TYPES else {})
-        elif url.path == "/node_replacements":
-            self.reply({"Old": []})
-        elif url.path == "/queue":
-            fake.rounds -= 1
-            mine = [] if fake.lost else [[9, job]]
-            waiting = bool(fake.pending)
-            entry = {
-                "queue_running": [[1, "x"]] if waiting else mine,
-                "queue_pending": fake.pending + mine if waiting else [],
-            }
-            fake.pending = fake.pending[1:]
-            self.reply(entry)
-        elif url.path == f"/history/{job}":
-            over = fake.rounds <= 0 and not fake.lost
-            self.reply({job: {"outputs": fake.outputs, "status": fake.status}} if over else {})
-        elif url.path == "/view":
-            name = parse_qs(url.query)["filename"][0]
-            self.reply(fake.files[name]) if name in fake.files else self.reply({}, 404)
-        else:
-            self.reply({}, 404)
-
-    def do_POST(self):
-        fake, body = self.server, self.rfile.read(int(self.headers["Content-Length"]))
-        fake.asked.append(self.path)
-        if self.path == "/upload/image":
-            head, content = body.split(b"\r\n\r\n", 1)
-            border = body.split(b"\r\n", 1)[0]
-            assert self.headers["Content-Type"].encode().endswith(b"boundary=" + border[2:])
-            name = head.decode().split('filename="')[1].split('"')[0]
-            fake.uploaded[name] = content.removesuffix(b"\r\n" + border + b"--\r\n")
-            self.reply({"name": f"server {name}", "subfolder": "", "type": "input"})
-        elif self.path == "/prompt":
-            fake.prompt = json.loads(body)
-            self.reply(
-                fake.refuse or {"prompt_id": fake.prompt["prompt_id"], "node_errors": {}}, 400 if fake.refuse else 200
-            )
-        else:  # /queue and /interrupt
-            fake.asked.append(json.loads(body))
-            self.reply(b"")
-
-    def reply(self, content, code=200):
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -190,6 +76,8 @@ def file(tmp_path):
         ("2.mode", "b", "mode", "b"),
         ("2.crop", "Off", "crop", False),
         ("2.note", "3 = three", "note", "3 = three"),
+        ("2.any", "4", "any", 4),
+        ("2.odd", "on", "odd", True),
         ("2.resize.factor", "0.5", "resize.factor", 0.5),
         ("Load Image.image", "there.png", "image", "there.png"),
         ("1.image", "sub/other.png", "image", "sub/other.png"),
@@ -226,6 +114,7 @@ def test_seed_goes_to_every_seed(fake):
         ("2.crop", "maybe", "input crop: 'maybe' is neither true nor false"),
         ("2.resize", "none", "they are by factor, to size"),
         ("2.resize.factor", "9", "input resize.factor: 9.0 is above its largest value, 4.0"),
+        ("2.free", "x", "input free: takes a MODEL from another node, not a value"),
         ("2.image", "x", "input image: is connected to node 1 'Load Image'"),
         ("1.image", "nowhere.png", "input image: 'nowhere.png' is neither a file here nor one that the server has"),
         ("2.depth", "1", "node 2 'Half v1.5': has no input 'depth'; it has image, width, sharp"),
@@ -250,6 +139,13 @@ def test_a_local_file_is_uploaded_byte_for_byte(fake, tmp_path):
     picture.write_bytes(b"\r\n--\x00\xff" * 1000)
     assert sent(fake, {"Load Image.image": str(picture)})["image"] == "server été 1.png"
     assert fake.uploaded == {"été 1.png": b"\r\n--\x00\xff" * 1000}
+
+
+def test_the_last_setting_of_an_upload_counts(fake, tmp_path):
+    picture = tmp_path / "a.png"
+    picture.touch()
+    assert sent(fake, [("1.image", picture), ("1.image", "there.png")])["image"] == "there.png"
+    assert not fake.uploaded
 
 
 def test_nothing_is_uploaded_when_another_setting_is_wrong(fake, tmp_path):
@@ -396,12 +292,39 @@ def test_jobs_ahead_are_counted(fake):
     assert list(dict.fromkeys(seen)) == [3, 2, 0]
 
 
+def test_progress_is_read_from_the_websockets_messages():
+    """In the order and shape in which ComfyUI 0.33.0 sends them."""
+    notes = []
+    watch = run._Watch(Workflow(GRAPH, TYPES), "job", notes.append)
+    watch.ahead = 2
+
+    def after(kind, job="job", **data):
+        return watch.take({"type": kind, "data": {"prompt_id": job, **data}}), watch.progress()
+
+    assert after("execution_start", job="another") == (False, Progress(2, (), 0, 3))
+    assert after("execution_start") == (False, Progress(0, (), 0, 3))
+    assert after("execution_cached", nodes=["1"]) == (False, Progress(0, (), 1, 3))
+    assert after("executing", node="2")[1].running == (Running("2", "Half v1.5", 0, 1),)
+    states = {"1": {"value": 1, "max": 1, "state": "finished"}, "2": {"value": 3.0, "max": 20.0, "state": "running"}}
+    assert after("progress_state", nodes=states)[1] == Progress(0, (Running("2", "Half v1.5", 3, 20),), 1, 3)
+    assert after("progress", node="2", value=4, max=20)[1].running[0].step == 4
+    inside = after("progress_state", nodes={"2.0.0.7": {"value": 1, "max": 2, "state": "running"}})[1].running
+    assert inside == (Running("2.0.0.7", "Half v1.5", 1, 2),)
+    assert watch.place() == "at node 2.0.0.7 'Half v1.5'"
+    assert after("executed", node="2")[1].done == 2
+    blocked = {"node_id": "2", "exception_type": "ExecutionBlocked", "exception_message": "Execution Blocked: no mask"}
+    assert not after("execution_error", **blocked)[0]
+    assert notes == ["node 2 'Half v1.5' failed: Execution Blocked: no mask"]
+    assert after("execution_success")[0] and after("executing", node=None)[0]
+    assert watch.take({"type": "status", "data": {"status": {}}})
+
+
 def test_a_timeout_cancels_this_job_only(fake):
     fake.rounds = 10**6
     with pytest.raises(JobError, match=r"not done within 0.1 s .*cancelled"):
         run_workflow(GRAPH, fake.address, timeout=0.1)
     job = fake.prompt["prompt_id"]
-    assert fake.asked[-4:] == ["/queue", {"delete": [job]}, "/interrupt", {"prompt_id": job}]
+    assert [said for said in fake.asked if isinstance(said, dict)] == [{"delete": [job]}, *2 * [{"prompt_id": job}]]
 
 
 def test_ctrl_c_cancels_this_job_and_exits_130(fake, file, tmp_path):
@@ -418,7 +341,7 @@ def test_ctrl_c_cancels_this_job_and_exits_130(fake, file, tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     job = fake.prompt["prompt_id"]
-    assert fake.asked[-4:] == ["/queue", {"delete": [job]}, "/interrupt", {"prompt_id": job}]
+    assert [said for said in fake.asked if isinstance(said, dict)] == [{"delete": [job]}, *2 * [{"prompt_id": job}]]
     assert not list((tmp_path / "o").iterdir())
 
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from .run import Progress, Result, run_workflow
@@ -111,20 +111,30 @@ def note(message: str) -> None:
 def progress_bars() -> Iterator[Callable[[Progress], None]]:
     """A bar over the nodes, and below it one for every node at work, over its steps."""
     with Bars(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
         console=errors, transient=True, disable=not errors.is_terminal,
     ) as bars:  # fmt: skip
-        whole = bars.add_task("asking the server", total=None)
+        whole = bars.add_task("asking the server", total=None, count="")
         rows: dict[str, TaskID] = {}
 
         def show(now: Progress) -> None:
-            what = f"waiting, {now.ahead} job(s) before yours" if now.ahead else "nodes"
-            bars.update(whole, description=what, completed=now.done, total=None if now.ahead else now.nodes)
+            if now.ahead:
+                bars.update(whole, description=f"waiting, {now.ahead} job(s) before yours", total=None, count="")
+            else:
+                count = f"{now.done}/{now.nodes}"
+                bars.update(whole, description="nodes", completed=now.done, total=now.nodes, count=count)
             for node in set(rows) - {running.node for running in now.running}:
                 bars.remove_task(rows.pop(node))
             for running in now.running:
-                if running.node not in rows:
-                    rows[running.node] = bars.add_task(escape(running.title))
-                bars.update(rows[running.node], completed=running.step, total=running.steps)
+                known = running.steps > 1  # else only that it is at work
+                state: dict[str, Any] = {
+                    "completed": running.step,
+                    "total": running.steps if known else None,
+                    "count": f"{running.step:g}/{running.steps:g}" if known else "",
+                }
+                if running.node in rows:
+                    bars.update(rows[running.node], **state)
+                else:
+                    rows[running.node] = bars.add_task(escape(running.title), **state)
 
         yield show

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import InputError
 from . import messages
 from .outputs import Output, collect, made
-from .server import Events, JobError, Refused, Server, Unreachable
+from .server import Events, JobError, Refused, Server
 from .workflow import Workflow, read_workflow
 
 POLL, POLL_BLIND = 2.0, 0.5
@@ -89,7 +89,8 @@ def run_workflow(
 
     Raises:
         InputError: workflow, setting, folder or address cannot be used, or the server does not answer or refuses the
-            workflow. Nothing runs.
+            workflow. Nothing runs, or next to nothing: where only some outputs are faulty, ComfyUI says so when it has
+            begun with the others, and is stopped.
         JobError: the job failed, was interrupted on the server, was lost, or took longer than `timeout`.
 
     Whatever stops this function while the job waits or runs (Ctrl-C too) also cancels the job, and no other.
@@ -107,10 +108,11 @@ def run_workflow(
     if seed is not None:
         flow.assign_seed(seed)
     pairs = settings.items() if isinstance(settings, Mapping) else settings
-    uploads = [upload for key, value in pairs if (upload := flow.assign(key, value)) is not None]
+    for key, value in pairs:
+        flow.assign(key, value)
     folder = None if out is None else made(Path(out))
-    for upload in uploads:  # after every setting was found good
-        graph[upload.node]["inputs"][upload.input] = host.upload(upload.path)
+    for (node, name), path in flow.uploads.items():  # after every setting was found good
+        graph[node]["inputs"][name] = host.upload(path)
 
     job, client, started = str(uuid.uuid4()), uuid.uuid4().hex, time.monotonic()
     events = Events(host, client)
@@ -176,7 +178,7 @@ def _wait(
                             f"the job was lost ({watch.place()}): it is neither in the server's queue nor in its "
                             "history; the server was restarted, or somebody removed it"
                         )
-            except Unreachable as error:
+            except InputError as error:  # no answer, or that of a proxy in front of it
                 if now - answered > GRACE:
                     gone = f"the server has not answered for {GRACE:.0f} s ({watch.place()})"
                     raise JobError(f"{gone}: {error}") from None

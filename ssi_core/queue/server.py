@@ -121,11 +121,11 @@ class Server:
             raise InputError(f"server {self}: answers, but is not a ComfyUI (/system_stats says something else)")
 
     def node_info(self, kind: str) -> dict[str, Any] | None:
-        """What the server tells of a node type; None where it has none."""
+        """What the server tells of a node type: None where it has none, nothing where it fails to tell."""
         try:
             found = self.ask(f"/object_info/{quote(kind, safe='')}") or {}
         except Refused:
-            return None
+            return {}
         info = found.get(kind)
         return info if isinstance(info, dict) else None
 
@@ -191,7 +191,11 @@ class Server:
         try:
             # In this order, so that a job which starts in between is still stopped.
             self.ask("/queue", {"delete": [job]}, seconds=5)
-            self.ask("/interrupt", {"prompt_id": job}, seconds=5)
+            for _ in range(5):
+                self.ask("/interrupt", {"prompt_id": job}, seconds=5)
+                if self.ahead(job) is None:
+                    break
+                time.sleep(0.2)  # again, since a job that is just starting forgets that it was interrupted
         except InputError:
             return False
         return True

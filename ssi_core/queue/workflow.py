@@ -6,7 +6,6 @@ import copy
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from ..errors import InputError
 Graph = dict[str, dict[str, Any]]
 Spec = tuple[str, list[Any], dict[str, Any]]
 """An input's type, its choices where it is a combo, and its options (min, max, image_upload, ...)."""
+
+TYPED = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
 
 API_HINT = (
     "the editor's own format, which a server cannot run: export it with 'Export (API)' ('Save (API format)' in older "
@@ -60,25 +61,20 @@ def split_setting(setting: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A local file that the server must get before the workflow can name it."""
-
-    node: str
-    input: str
-    path: Path
-
-
 class Workflow:
     """A graph and what a server tells of its node types.
 
     Args:
         graph: API format; `assign` changes it.
         types: class_type -> the server's `/object_info` of it; None where the server has no such type.
+
+    Attributes:
+        uploads: (node, input) -> the local file that the server must get before the workflow can name it there.
     """
 
     def __init__(self, graph: Graph, types: Mapping[str, dict[str, Any] | None]) -> None:
         self.graph, self.types = graph, types
+        self.uploads: dict[tuple[str, str], Path] = {}
 
     def title(self, node: str) -> str:
         """What the editor shows above the node; of a node inside a subgraph or made while running, its parent's."""
@@ -114,11 +110,10 @@ class Workflow:
             raise InputError(f"node {wanted!r}: not in this workflow; it has {_or(there, most=40)}")
         return found[0]
 
-    def assign(self, key: str, value: Any) -> Upload | None:
+    def assign(self, key: str, value: Any) -> None:
         """Set NODE.INPUT to a value, typed and checked by what the server says that the input takes.
 
-        Returns:
-            The upload that must follow, where the input takes a file's name and the value is a file here.
+        A file here, given to an input that takes an uploaded one, is noted in `uploads`.
 
         Raises:
             InputError: no such node or input, or a value that it does not take.
@@ -132,7 +127,8 @@ class Workflow:
                 f"{where}: is connected to {self.name(held[0])}, which decides its value; set an input of that node, "
                 f"or disconnect the two in the editor"
             )
-        if spec is None:
+        if spec is None or (held is not None and spec[0] not in TYPED):
+            # Dynamic inputs are not declared, and types like INT,FLOAT are no help: what it holds tells.
             kind = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}.get(type(held))
             if kind is None:
                 raise InputError(f"{where}: holds {held!r}, which cannot be set from here; edit the workflow")
@@ -140,12 +136,13 @@ class Workflow:
         if any(bool(spec[2].get(f"{what}_upload")) for what in ("image", "audio", "video", "file")):
             here = Path(str(value)).expanduser()
             if str(value) and here.is_file():
-                return Upload(node, name, here)
+                self.uploads[node, name] = here
+                return
             if value not in spec[1] and "/" not in str(value) and not str(value).endswith("]"):
                 raise InputError(f"{where}: {value!r} is neither a file here nor one that the server has")
             spec = (spec[0], [], {})  # the list leaves out subfolders and 'name [output]', which the server takes
         entry["inputs"][name] = typed(value, spec, where)
-        return None
+        self.uploads.pop((node, name), None)
 
     def assign_seed(self, seed: int) -> None:
         """Set every seed that the workflow holds as a value; raises InputError where there is none."""
