@@ -83,7 +83,7 @@ def run_workflow(
             the name of a local file is uploaded where the input takes an uploaded file.
         seed: for every seed that the workflow holds.
         out: folder for files and texts, made if missing; None: nothing is downloaded.
-        progress: called whenever something is heard, at least twice a second.
+        progress: called whenever something is heard, at least twice a second and once in all.
         note: called with what the user may like to know (a lost websocket, a blocked node).
         timeout: seconds from queueing to the end; then the job is cancelled. None: as long as it takes.
 
@@ -184,9 +184,10 @@ def _wait(
                     raise JobError(f"{gone}: {error}") from None
             else:
                 answered = now
-                if record is not None:
-                    return record
                 watch.ahead = ahead or 0
+                if record is not None:
+                    progress(watch.progress())
+                    return record
             look = now + (POLL if events.live else POLL_BLIND)
         progress(watch.progress())
         event = events.next(min(0.5, max(look - time.monotonic(), 0.01)))

@@ -22,6 +22,9 @@ DEFAULT = "127.0.0.1:8188"
 SECONDS = 60
 """How long one answer may take; a server that loads a model can be slow to talk."""
 
+PATIENCE = 5
+"""Seconds for which a cancelled job is watched until it is gone; one long step of a node may take longer."""
+
 
 class JobError(RuntimeError):
     """The server took the job and did not finish it; the message says what became of it."""
@@ -191,9 +194,10 @@ class Server:
         try:
             # In this order, so that a job which starts in between is still stopped.
             self.ask("/queue", {"delete": [job]}, seconds=5)
-            for _ in range(5):
+            deadline = time.monotonic() + PATIENCE
+            while True:
                 self.ask("/interrupt", {"prompt_id": job}, seconds=5)
-                if self.ahead(job) is None:
+                if self.ahead(job) is None or time.monotonic() > deadline:
                     break
                 time.sleep(0.2)  # again, since a job that is just starting forgets that it was interrupted
         except InputError:
