@@ -247,6 +247,23 @@ def test_outputs_are_never_written_over(fake, tmp_path):
     assert sorted((tmp_path / "new" / "out").iterdir()) == sorted([*first.files, *second.files])
 
 
+def test_another_job_writes_the_same_name_meanwhile(fake, tmp_path):
+    class Meanwhile(dict):
+        def __getitem__(self, name):
+            (tmp_path / name).write_bytes(b"theirs")
+            return super().__getitem__(name)
+
+    fake.files = Meanwhile(fake.files)
+    result = run_workflow(GRAPH, fake.address, out=tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == b"theirs"
+    assert [path.name for path in result.files] == ["a-2.png"] and result.files[0].read_bytes() == PICTURE
+
+
+def test_no_websocket_library_is_no_obstacle(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "websocket", None)
+    run_workflow(GRAPH, fake.address)
+
+
 def test_a_file_that_the_server_no_longer_has(fake, tmp_path):
     fake.files.clear()
     with pytest.raises(JobError, match=r"node 7:3 'Save Image': the server no longer has a.png"):
