@@ -26,6 +26,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from torch import Tensor
 
+from . import queue
 from .blend import BLENDS, blend
 from .demo import DemoDenoiser, demo_denoiser
 from .errors import Cancelled, DenoiserError, InputError
@@ -50,6 +51,7 @@ app = typer.Typer(
     help="Real images as editable Gaussian noise: singularity skipping inversion (SSI-DM) of diffusion models.",
     epilog="Begin with `ssi demo`, or `ssi invert photo.jpg` and `ssi reconstruct out/photo.ssi.safetensors`.",
 )
+app.add_typer(queue.app, name="comfy")
 
 SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
 
