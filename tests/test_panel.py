@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -238,7 +239,17 @@ def test_neighbour_correlations_are_those_of_shifted_copies():
 def test_neighbour_correlations_of_small_noise(shape, expected):
     window = neighbour_correlations(white(1, *shape).double())[0]
     assert window.shape == expected
-    assert int(window.isnan().sum()) == 1
+    assert window.isnan().nonzero().tolist() == [[expected[0] // 2, expected[1] // 2]]
+    assert window.nan_to_num().max() < 0.99  # the middle is what was blanked, not another
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_long_reasons_are_wrapped_and_whole(said, count):
+    z = white(1, 3, 16, 16)
+    why = " ".join(f"word{i}" for i in range(60))
+    picture = noise_panel(z, replace(gaussianity(z), failures=(dict.fromkeys(list(FIGURES)[:count], why),)))
+    assert all(box[2] <= WIDTH - 8 and box[3] <= picture.height - 8 for _, _, box in said.texts)
+    assert " ".join(words for words, *_ in said.texts).count(why) == count
 
 
 def test_colour_map_shows_structure_where_it_is(said):
