@@ -31,12 +31,13 @@ from .blend import BLENDS, blend
 from .demo import DemoDenoiser, demo_denoiser
 from .errors import Cancelled, DenoiserError, InputError
 from .gaussianity import FIGURES, Gaussianity, gaussianity
-from .image import contact_sheet, load_image, save_animation, save_image
+from .image import contact_sheet, load_image, save_animation, save_image, save_picture
 from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Inversion, Progress, invert, reconstruct
 from .metrics import cosine, mse, psnr, ssim
 from .models import load_checkpoint
 from .models.pixel import Conditioned
 from .models.presets import PRESETS
+from .panel import noise_panel
 from .process import VE, Process
 from .schedule import exponential_sigmas, karras_sigmas
 from .solver import SOLVERS, find_solver
@@ -228,7 +229,7 @@ def interpolate_command(
 def inspect_command(
     noise: Annotated[Path, typer.Argument(help="A .ssi.safetensors file.")],
     image: Annotated[Path | None, typer.Option(help="The picture it came from: are its edges in the noise?")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also draw the figures into this picture (.png, .svg).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also draw the figures into this picture (.png).")] = None,
 ) -> None:
     """Say whether a noise is Gaussian, figure by figure, beside what true Gaussian noise of its shape reaches.
 
@@ -434,9 +435,7 @@ def made(folder: Path) -> Path:
 
 
 def write_noise_figure(noise: Tensor, report: Gaussianity, path: Path, title: str) -> None:
-    from .plot import noise_figure, save_figure  # matplotlib takes a second to import
-
-    save_figure(noise_figure(noise, report, title=title), path)
+    save_picture(noise_panel(noise, report, title=title), path)
 
 
 def print_reports(reports: list[Gaussianity], names: list[str]) -> None:

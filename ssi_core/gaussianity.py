@@ -286,6 +286,24 @@ def radial_power(z: Tensor, rings: int = 16) -> tuple[Tensor, Tensor]:
     return edges[kept], mean[:, :rings][:, kept]
 
 
+def neighbour_correlations(z: Tensor, reach: int = 3) -> Tensor:
+    """Correlation of each pixel of [B, C, ...] with its neighbours up to `reach` away, over all channels and frames.
+
+    Returns:
+        [B, 2 R + 1, 2 S + 1] in -1..1, the neighbours above and left first; R and S are `reach`, or less where the
+        noise is smaller (R is 0 for rank 3). The middle, always 1, is NaN. Opposite sides are taken as joined.
+    """
+    planes = (z if z.ndim >= 4 else z.unsqueeze(-2)).flatten(1, -3)
+    centred = planes - planes.mean(dim=(-2, -1), keepdim=True)
+    power = torch.fft.fft2(centred).abs().square().sum(1)
+    correlation = torch.fft.ifft2(power).real
+    correlation = correlation / correlation[:, :1, :1].clamp_min(1e-300)
+    rows, columns = (min(reach, (side - 1) // 2) for side in correlation.shape[-2:])
+    window = correlation.roll((rows, columns), (-2, -1))[:, : 2 * rows + 1, : 2 * columns + 1].clone()
+    window[:, rows, columns] = math.nan
+    return window
+
+
 def _flatness(z: Tensor) -> Tensor:
     """Geometric over arithmetic mean of the power in rings of equal frequency: 1 is white."""
     power = radial_power(z)[1].clamp_min(1e-300)

@@ -80,7 +80,7 @@ def save_image(image: Tensor, path: str | Path) -> None:
     batch = image if image.ndim == 4 else image[None]
     if len(batch) != 1:
         raise InputError(f"picture {path}: one image is wanted, found a batch of {len(batch)}")
-    _save(Image.fromarray(to_pixels(batch)[0]), Path(path))
+    save_picture(Image.fromarray(to_pixels(batch)[0]), Path(path))
 
 
 def save_animation(frames: Tensor, path: str | Path, *, seconds: float = 2.0, scale: int = 1) -> None:
@@ -97,7 +97,7 @@ def save_animation(frames: Tensor, path: str | Path, *, seconds: float = 2.0, sc
         for p in to_pixels(frames)
     ]
     loop = pictures + pictures[-2:0:-1]
-    _save(loop[0], Path(path), save_all=True, append_images=loop[1:], loop=0, lossless=True,
+    save_picture(loop[0], Path(path), save_all=True, append_images=loop[1:], loop=0, lossless=True,
           duration=max(20, round(1000 * seconds / max(1, len(pictures) - 1))))  # fmt: skip
 
 
@@ -127,7 +127,12 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
 
 
-def _save(picture: Image.Image, path: Path, **options: object) -> None:
+def save_picture(picture: Image.Image, path: Path, **options: object) -> None:
+    """Write a Pillow picture; the suffix chooses the format; atomic.
+
+    Raises:
+        InputError: an unknown suffix, or a folder that cannot be written to.
+    """
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None:
         raise InputError(f"picture {path}: unknown suffix {path.suffix!r}; use .png or .webp")

@@ -1,16 +1,28 @@
-"""The demo's one picture."""
+"""The demo's one picture. Drawn without pyplot, so that no global state or display is touched.
+
+The only place that needs matplotlib: import it where the demo is run, never where the package is.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..artifact import replacing
+from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, to_pixels
-from ..plot import BAD, GOOD, NEUTRAL
 from .measure import Plan, RoundTrip
 
 Trips = dict[str, dict[str, RoundTrip]]
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 110) -> None:
+    """Write a figure atomically; the suffix chooses the format (.png, .svg, .pdf)."""
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=dpi, format=path.suffix.lstrip("."))
 
 
 def demo_figure(plan: Plan, trips: Trips, curve: tuple[Tensor, Tensor, float], morphs: dict[str, Tensor]) -> Figure:

@@ -20,9 +20,8 @@ from ..blend import slerp
 from ..gaussianity import FIGURES
 from ..image import save_animation, save_image
 from ..inversion import Progress, reconstruct
-from ..plot import save_figure
 from ..version import __version__
-from .figure import demo_figure
+from .figure import demo_figure, save_figure
 from .measure import Laboratory, Plan, RoundTrip, share_better
 from .model import DemoDenoiser
 from .photos import held_out_photos
