@@ -1,4 +1,4 @@
-"""SSI Inverse Sampler against core's SamplerCustomAdvanced: wall time and peak memory at the same number of evaluations.
+"""SSI Inverse Sampler against core's SamplerCustomAdvanced: time and memory at the same number of evaluations.
 
     python benchmarks/host.py [--comfyui DIR] [--kind sd15|sdxl|flux] [--side 32] [--batch 1] [--repeats 7]
 
@@ -69,8 +69,8 @@ def enter(host: Path, pack: Path, with_pack: bool) -> float:
 
     if not torch.cuda.is_available():
         sys.argv.append("--cpu")
-    import utils.install_util  # noqa: F401  # 0.16.4 finds another `utils` once comfy is in
     import comfy.options
+    import utils.install_util  # noqa: F401  # 0.16.4 finds another `utils` once comfy is in
 
     comfy.options.enable_args_parsing()
     import comfy.utils
@@ -93,8 +93,9 @@ def compare(o: argparse.Namespace, import_seconds: float) -> None:
 
     import comfy.samplers
     import torch
-    from nodes import NODE_CLASS_MAPPINGS
     from tiny import tiny_latent, tiny_model, tiny_prompt
+
+    from nodes import NODE_CLASS_MAPPINGS
 
     model = tiny_model(o.kind, width=o.width)
     latent, prompt = tiny_latent(o.kind, batch=o.batch, side=o.side), tiny_prompt(o.kind)
@@ -172,8 +173,9 @@ def bits(kind: str) -> str:
     """A hash of what core's KSampler gives."""
     import hashlib
 
-    from nodes import NODE_CLASS_MAPPINGS
     from tiny import tiny_latent, tiny_model, tiny_prompt
+
+    from nodes import NODE_CLASS_MAPPINGS
 
     model, prompt = tiny_model(kind), tiny_prompt(kind)
     found = b""
