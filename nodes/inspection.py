@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
+from PIL.Image import Image
 from torch import Tensor
 
 from ..ssi_core.errors import InputError
 from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
+from ..ssi_core.metrics import lpips_or_reason, mse, psnr, ssim
+from ..ssi_core.panel import noise_panel
 from .fields import CATEGORY
 from .host.show import on_node
 from .noise import InvertedNoise, noise_of, shape
@@ -53,8 +57,6 @@ class SSIGaussianityInspector(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise: Any, model: Any = None, source: dict | None = None) -> io.NodeOutput:
-        from ..ssi_core.panel import as_image, noise_panel
-
         found = noise_of(noise, None, model, source)
         image = None
         if source is not None and isinstance(noise, InvertedNoise | dict):
@@ -65,7 +67,7 @@ class SSIGaussianityInspector(io.ComfyNode):
                 )
         figures = gaussianity(found.unit, image)
         pictures = [
-            as_image(noise_panel(found.unit, figures, i, f"image {i + 1} of {len(found.unit)}"))
+            as_image(noise_panel(found.unit, figures, i, f"image {i + 1} of {len(found.unit)}", source=image))
             for i in range(min(len(found.unit), PICTURES))
         ]
         picture = torch.stack(_one_size(pictures))
@@ -111,8 +113,6 @@ class SSIReconstructionMetrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, original: Tensor, reconstruction: Tensor, noise: Any = None, gain: float = 4.0) -> io.NodeOutput:
-        from ..ssi_core.metrics import lpips_or_reason, mse, psnr, ssim
-
         if original.shape[1:] != reconstruction.shape[1:]:
             raise InputError(
                 f"images: original {shape(original)} and reconstruction {shape(reconstruction)} (batch, height, width, "
@@ -159,6 +159,11 @@ def report_text(figures: Gaussianity) -> str:
             if value == value:  # a figure that does not exist for this shape is NaN
                 lines.append(f"image {i + 1}: {rule.about} {value:.4f} (Gaussian {floor:.4f})")
     return "\n".join(lines)
+
+
+def as_image(picture: Image) -> Tensor:
+    """A Pillow picture as one IMAGE of a batch: [H, W, 3] in 0..1."""
+    return torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255)
 
 
 def _one_size(pictures: list[Tensor]) -> list[Tensor]:
