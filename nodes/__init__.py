@@ -1,13 +1,15 @@
 """The ComfyUI nodes. A node module is added to `NODES` here and nowhere else.
 
-Empty so far: a node's id and the order of its outputs are for ever, so none ships before its schema is final.
+A node's id and the order of its outputs are for ever.
 """
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = []
+from . import pixel
+
+NODES: list[type[io.ComfyNode]] = [*pixel.NODES]
 
 
 class SSIExtension(ComfyExtension):
