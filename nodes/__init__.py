@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blending, files, inspection, inversion
+from . import blending, files, inspection, inversion, pixel
 
-NODES: list[type[io.ComfyNode]] = [*inversion.NODES, *blending.NODES, *inspection.NODES, *files.NODES]
+NODES: list[type[io.ComfyNode]] = [
+    *inversion.NODES,
+    *blending.NODES,
+    *inspection.NODES,
+    *pixel.NODES,
+    *files.NODES,
+]
 
 
 class SSIExtension(ComfyExtension):

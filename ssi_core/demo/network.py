@@ -15,20 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..models.layers import Layers
+
 
 class Residual(nn.Module):
     """norm-SiLU-conv twice; the noise level scales and shifts the second norm."""
 
-    def __init__(self, inward: int, outward: int, embedding: int) -> None:
+    def __init__(self, inward: int, outward: int, embedding: int, layers: Layers) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, inward)
-        self.conv1 = nn.Conv2d(inward, outward, 3, padding=1)
-        self.modulate = nn.Linear(embedding, 2 * outward)
-        self.norm2 = nn.GroupNorm(8, outward)
-        self.conv2 = nn.Conv2d(outward, outward, 3, padding=1)
-        self.skip = nn.Conv2d(inward, outward, 1) if inward != outward else nn.Identity()
+        self.norm1 = layers.GroupNorm(8, inward)
+        self.conv1 = layers.Conv2d(inward, outward, 3, padding=1)
+        self.modulate = layers.Linear(embedding, 2 * outward)
+        self.norm2 = layers.GroupNorm(8, outward)
+        self.conv2 = layers.Conv2d(outward, outward, 3, padding=1)
+        self.skip = layers.Conv2d(inward, outward, 1) if inward != outward else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]  # a Conv2d made with a bias has one
+        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -40,14 +42,14 @@ class Residual(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all positions, residual."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, layers: Layers) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(8, channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
+        self.norm = layers.GroupNorm(8, channels)
+        self.qkv = layers.Conv2d(channels, 3 * channels, 1)
+        self.out = layers.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -59,10 +61,10 @@ class Attention(nn.Module):
 class Level(nn.Module):
     """One residual block, with attention after it where wanted."""
 
-    def __init__(self, inward: int, outward: int, embedding: int, attend: bool) -> None:
+    def __init__(self, inward: int, outward: int, embedding: int, attend: bool, layers: Layers) -> None:
         super().__init__()
-        self.residual = Residual(inward, outward, embedding)
-        self.attention = Attention(outward, heads=max(1, outward // 32)) if attend else nn.Identity()
+        self.residual = Residual(inward, outward, embedding, layers)
+        self.attention = Attention(outward, max(1, outward // 32), layers) if attend else nn.Identity()
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         return self.attention(self.residual(x, level))
@@ -79,6 +81,7 @@ class DemoUNet(nn.Module):
         blocks: residual blocks a level (one more on the way up).
         attention: for each level, whether its blocks attend.
         patch: side of the space-to-depth patches.
+        layers: namespace of layer classes (a host's castable ones).
     """
 
     def __init__(
@@ -90,36 +93,40 @@ class DemoUNet(nn.Module):
         blocks: int = 2,
         attention: Sequence[bool] = (False, True, True),
         patch: int = 2,
+        layers: Layers = nn,
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.patch, self.width = image_size, channels, patch, width
+        self.size_multiple = patch * 2 ** (len(multipliers) - 1)
         embedding = 4 * width
-        self.embed = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        self.embed = nn.Sequential(
+            layers.Linear(width, embedding), nn.SiLU(), layers.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.stem = layers.Conv2d(channels * patch**2, width, 3, padding=1)
 
         widths = [width * m for m in multipliers]
         self.down = nn.ModuleList()
         current, kept = width, [width]
         for depth, out in enumerate(widths):
             if depth:
-                self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                self.down.append(layers.Conv2d(current, current, 3, stride=2, padding=1))
                 kept.append(current)
             for _ in range(blocks):
-                self.down.append(Level(current, out, embedding, attention[depth]))
+                self.down.append(Level(current, out, embedding, attention[depth], layers))
                 current = out
                 kept.append(current)
-        self.middle = Level(current, current, embedding, True)
+        self.middle = Level(current, current, embedding, True, layers)
         self.up = nn.ModuleList()
         for depth, out in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.up.append(Level(current + kept.pop(), out, embedding, attention[depth]))
+                self.up.append(Level(current + kept.pop(), out, embedding, attention[depth], layers))
                 current = out
             if depth:
-                self.up.append(Upsample(current))
-        self.norm = nn.GroupNorm(8, current)
-        self.head = nn.Conv2d(current, channels * patch**2, 3, padding=1)
+                self.up.append(Upsample(current, layers))
+        self.norm = layers.GroupNorm(8, current)
+        self.head = layers.Conv2d(current, channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """x [B, C, H, W] scaled to unit variance, c_noise [B] = ln(sigma) / 4; returns [B, C, H, W]."""
@@ -138,9 +145,9 @@ class DemoUNet(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = layers.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

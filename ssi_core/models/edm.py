@@ -181,7 +181,8 @@ class Fourier(nn.Module):
         self.register_buffer("freqs", torch.zeros(channels // 2))
 
     def forward(self, t: Tensor) -> Tensor:
-        return swap(sinusoidal(t, 2 * math.pi * self.freqs.float()))
+        # A host that offloads layers one by one moves no buffers.
+        return swap(sinusoidal(t, 2 * math.pi * self.freqs.to(t.device, torch.float32)))
 
 
 class Positional(nn.Module):
