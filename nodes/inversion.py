@@ -63,7 +63,7 @@ class SSINoiseInject(io.ComfyNode):
         on_node(process.describe(sigma))
         if sigma == 0:
             return io.NodeOutput({**latent, "samples": samples}, 0.0)
-        x0 = model.get_model_object("process_latent_in")(samples.float().cpu())
+        x0 = model.get_model_object("process_latent_in")(samples.cpu())
         x = process.inject(x0, injected_noise(x0, seeds_of(latent, seed)), sigma)
         out = model.get_model_object("process_latent_out")(as_latent(process, x, torch.tensor([sigma])))
         return io.NodeOutput({**latent, "samples": out.to(samples.device)}, sigma)

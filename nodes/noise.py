@@ -82,7 +82,7 @@ def noise_of_state(model: Any, latent: dict[str, Any], sigma: float | None = Non
     start = process.start(process.sigma_max if sigma is None else sigma)
     samples = latent_samples(model, latent)
     scale = model.get_model_object("latent_format").process_in
-    state = scale(samples.float().cpu())
+    state = scale(samples.cpu())
     if (
         start.latent_gain > 0
     ):  # core will multiply it by so much; at a flow model's sigma 1 by nothing, so it is the state

@@ -264,7 +264,7 @@ def latent_samples(model: Any, latent: dict[str, Any]) -> Tensor:
         raise InputError("latent: is empty (all zeros); connect a VAE Encode of the picture, not an Empty Latent")
     if wanted.latent_dimensions == 3 and samples.ndim == 4:
         samples = samples.unsqueeze(2)
-    return samples
+    return samples.float()  # they may come in half precision
 
 
 def _monotonic(sigmas: Tensor) -> list[float]:

@@ -146,6 +146,16 @@ def test_outside_a_mask_the_picture_is_kept_exactly(family):
         assert (outside - (latent_in(model, low) - latent_in(model, latent))[..., :4] / 0.1).abs().max() < 1e-4
 
 
+def test_latents_in_half_precision():
+    model, latent = model_of("eps"), picture()
+    half = {"samples": latent["samples"].half()}
+    noise, end, *_ = invert(model, half, steps=8)
+    same, *_ = invert(model, {"samples": half["samples"].float()}, steps=8)
+    assert torch.equal(noise.unit, same.unit) and end["samples"].dtype == torch.float32
+    noised, _ = run("SSINoiseInject", model=model, latent=half, skip=0.1)
+    assert noised["samples"].dtype == torch.float32
+
+
 def test_video_latents():
     model = gaussian_model("flow", latent_format=comfy.latent_formats.Wan21)
     latent = picture(batch=1, shape=(16, 3, 8, 8))
