@@ -36,6 +36,7 @@ def test_the_demo_network_is_built_from_the_layers_given():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_norm_of_foreign_make_is_called_and_not_taken_apart(dtype):
+    torch.manual_seed(0)
     layers, called = counting()
     plain = nn.GroupNorm(4, 16)
     nn.init.normal_(plain.weight), nn.init.normal_(plain.bias)
@@ -46,4 +47,6 @@ def test_a_norm_of_foreign_make_is_called_and_not_taken_apart(dtype):
         wanted = conditioned_norm(x, plain, scale, shift)
         found = conditioned_norm(x, foreign.to(dtype), scale, shift)
     assert called == [foreign] and found.dtype == dtype
-    assert torch.allclose(found.float(), wanted.float(), atol=1e-5 if dtype == torch.float32 else 0.1)
+    # Three roundings of bfloat16's 2^-9.
+    tolerance = 1e-6 if dtype == torch.float32 else 0.01
+    assert float((found - wanted).abs().max()) <= tolerance * float(wanted.abs().max())

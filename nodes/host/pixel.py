@@ -215,6 +215,13 @@ class PixelNetwork(nn.Module):
         pixels = self.pixels
         if control is not None:
             raise InputError(f"control: {pixels.name} cannot be steered by a ControlNet; remove Apply ControlNet")
+        options = transformer_options or {}
+        patches = [*options.get("patches", {}), *options.get("patches_replace", {})]
+        if patches:
+            raise InputError(
+                f"model: a node behind SSI Load Pixel Model changes layers that {pixels.name} has not ({patches[0]}); "
+                f"remove it (PAG, SAG, HyperTile and their like are for latent diffusion models)"
+            )
         pixels.check_shape(x.shape)  # again, for areas
         if class_label is None and pixels.needs_class():
             raise pixels.missing_class("conditioning")

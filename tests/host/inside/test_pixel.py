@@ -1,6 +1,7 @@
 """Pixel models as MODELs of the host: its own samplers and memory management, against the engine alone."""
 
 import asyncio
+import importlib
 import json
 from pathlib import Path
 
@@ -48,6 +49,12 @@ NULL = {"edm-ncsnpp-pickle", "edm-adm-classes", "ve"}
 def no_gradients():
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_pack_s_engine(pack):
+    """`ssi_core` is on no path here: the pack knows where its own is."""
+    importlib.import_module(f"{pack.__name__}.ssi_core")
 
 
 @pytest.fixture(scope="session")
@@ -356,6 +363,9 @@ def test_wrong_latents_and_changed_sampling(run, load):
     other = nodes.NODE_CLASS_MAPPINGS["ModelSamplingContinuousEDM"]().patch(model, "v_prediction", 120.0, 0.002)[0]
     with pytest.raises(ValueError, match="remove the ModelSampling node"):
         sample(other, positive, latent=torch.zeros(1, 3, 32, 32))
+    (perturbed,) = run("PerturbedAttentionGuidance", model=model, scale=3.0)
+    with pytest.raises(ValueError, match="changes layers that demo32 has not"):
+        sample(perturbed, positive, latent=torch.zeros(1, 3, 32, 32))
 
 
 def test_areas_and_masks_work(run):
@@ -398,6 +408,23 @@ def test_previews_and_vae(run, monkeypatch):
         callback=lambda step, x0, x, total: seen.append((step, x0.shape, total)),
     )  # fmt: skip
     assert seen == [(i, (1, 3, 32, 32), 3) for i in range(3)]
+
+
+def test_inpainting_and_image_to_image(run):
+    model, vae, _ = run("SSIPixelModelLoader")
+    (images,) = run("SSIDemoImages", index=2)
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 8:24, 8:24] = 1
+    latent = nodes.VAEEncodeForInpaint().encode(vae, images, mask, grow_mask_by=0)[0]
+    positive = conditioning(run, model)
+    out = nodes.KSampler().sample(model, 1, 4, 1.0, "euler", "karras", positive, positive, latent, 1.0)[0]
+    decoded = nodes.VAEDecode().decode(vae, out)[0]
+    assert decoded.shape == images.shape
+    assert float((decoded - images)[(mask == 0)[..., None].expand_as(images)].abs().max()) < 1e-5
+    assert float((decoded - images).abs().max()) > 0.05
+    latent = nodes.VAEEncode().encode(vae, images)[0]
+    near = nodes.KSampler().sample(model, 1, 8, 1.0, "dpmpp_2m", "karras", positive, positive, latent, 0.25)[0]
+    assert float((nodes.VAEDecode().decode(vae, near)[0] - images).abs().mean()) < 0.1
 
 
 def test_demo_images_are_held_out_ones(pack, run):
