@@ -29,7 +29,7 @@ class Info:
     parametrisation: str
     schedule: str
     image_size: int | None
-    """Height and width it was trained on, in pixels; None where the file does not say."""
+    """Height and width it was trained on, in pixels, not all that it runs on; None where the file does not say."""
     in_channels: int
     out_channels: int
     num_classes: int
@@ -89,6 +89,11 @@ class PixelModel:
         return self.info.image_size
 
     @property
+    def size_multiple(self) -> int:
+        """What height and width must be multiples of: the network halves them between its levels."""
+        return int(2 ** (len(self.info.facts["channel_mult"]) - 1))
+
+    @property
     def signature(self) -> str:
         """Which weights these are, for provenance."""
         return f"{self.info.family}-{self.info.fingerprint[:16]}"
@@ -111,7 +116,7 @@ class PixelModel:
         """D(x, sigma): the estimate of the clean image.
 
         Args:
-            x: [B, C, H, W] = x0 + sigma n, with x0 in [-1, 1]; H and W divisible by 2^(levels - 1).
+            x: [B, C, H, W] = x0 + sigma n, with x0 in [-1, 1]; H and W multiples of `size_multiple`.
             sigma: noise level(s) > 0, one for all or [B].
             labels: class(es), 0 to classes - 1, one for all or [B]; for NVlabs models also one-hot [B, classes].
                 None: no class, which only NVlabs models know.
@@ -183,7 +188,7 @@ class PixelModel:
     def _batch(self, x: Tensor) -> int:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise InputError(f"x: of shape {tuple(x.shape)}, where [batch, {self.channels}, height, width] is wanted")
-        factor = 2 ** (len(self.info.facts["channel_mult"]) - 1)
+        factor = self.size_multiple
         if x.shape[2] % factor or x.shape[3] % factor or 0 in x.shape:
             raise InputError(f"x: {x.shape[3]}x{x.shape[2]} pixels; width and height must be multiples of {factor}")
         return x.shape[0]
@@ -237,6 +242,10 @@ class Conditioned:
     @property
     def image_size(self) -> int | None:
         return self.model.image_size
+
+    @property
+    def size_multiple(self) -> int:
+        return self.model.size_multiple
 
     @property
     def process(self) -> Process:
