@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +34,8 @@ from .image import contact_sheet, load_image, save_animation, save_image
 from .inversion import DEFAULT_SKIP, DEFAULT_SOLVER, Inversion, Progress, invert, reconstruct
 from .metrics import cosine, mse, psnr, ssim
 from .models import load_checkpoint
+from .models.commands import describe
+from .models.family import Undecided
 from .models.pixel import Conditioned
 from .models.presets import PRESETS
 from .process import VE, Process
@@ -298,8 +300,6 @@ def describe_command(
     file: Annotated[Path, typer.Argument(help="A .pt, .pth, .pkl or .safetensors file.")], set_: Set = None
 ) -> None:
     """Say what a checkpoint is, without reading its weights and without executing anything in it."""
-    from .models.commands import describe
-
     arguments, known_as = read_settings(set_)
     found = describe(file, name=known_as, overrides=arguments)
     console.print(
@@ -312,8 +312,8 @@ def describe_command(
     for key in sorted(found.facts):
         table.add_row(key, str(found.facts[key]), found.sources[key])
     console.print(table)
-    for choice in found.choices:
-        warn(f"not told: {choice}; say it with --set")
+    for question in found.undecided.questions if found.undecided else ():
+        warn(f"not told: {question.choices}; say it with --set {question.arguments[0]}=...")
 
 
 @app.command("convert", epilog="Example: `ssi convert lsun_bedroom.pt lsun_bedroom.safetensors --dtype float16`")
@@ -353,6 +353,9 @@ def find_model(name: str, device: str, given: list[str] | None = None, label: in
     if not Path(name).exists():
         raise InputError(f"model {name!r}: unknown; neither 'demo', which ships with this package, nor a file")
     arguments, known_as = read_settings(given)
+    undecided = describe(name, name=known_as, overrides=arguments).undecided
+    if undecided is not None:  # asked before gigabytes are read
+        raise undecided
     loaded = load_checkpoint(name, device=device, name=known_as, **arguments)
     if loaded.image_size is None:
         raise InputError(f"model {name}: does not tell its image size; say it with --set image_size=256")
@@ -526,13 +529,18 @@ def _interrupt(number: int, frame: object) -> None:
     raise _Interrupted
 
 
+def _set_options(names: Sequence[str]) -> str:
+    return " ".join(f"--set {name}=..." for name in names)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; turns what users can mend into one line on stderr, and never a traceback."""
     signal.signal(signal.SIGINT, _interrupt)
     try:
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        said = error.worded(_set_options) if isinstance(error, Undecided) else str(error)
+        errors.print(f"[red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 3)
     except _Interrupted:
         errors.print("interrupted; nothing was left half-written")

@@ -13,6 +13,7 @@ from ssi_core.cli import main
 DATA = Path(__file__).parent / "data" / "models"
 ADM = ["--set", "num_head_channels=16", "--set", "use_new_attention_order=False", "--set", "noise_schedule=linear",
        "--set", "image_size=16"]  # fmt: skip
+EDM = ["--set", "class_name=EDMPrecond"]
 
 
 def ssi(capsys, *arguments):
@@ -38,7 +39,7 @@ def picture(tmp_path):
         ("cm_bedroom256like.safetensors",
          ["--set", "num_head_channels=16", "--set", "distillation=False", "--set", "image_size=16"], []),
         ("nv_ncsnpp_cond.pkl", [], ["--label", "3"]),
-        ("nv_dhariwal_cond.safetensors", [], []),
+        ("nv_dhariwal_cond.safetensors", EDM, []),
     ],
 )  # fmt: skip
 def test_invert_and_reconstruct_with_a_converted_checkpoint(capsys, picture, tmp_path, file, told, label):
@@ -64,15 +65,15 @@ def test_the_same_weights_in_another_container_are_the_same_model(capsys, pictur
     model = ["--model", DATA / "nv_ncsnpp_cond.pkl", "--device", "cpu", "--out", out]
     ssi(capsys, "invert", picture, "--steps", "6", "--skip", "0.2", *model)
     noise = out / "photo.ssi.safetensors"
-    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ncsnpp_cond.safetensors", "--out", out)
+    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ncsnpp_cond.safetensors", *EDM, "--out", out)
     assert code == 0 and "it will not give the same picture" not in err
-    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ddpmpp.safetensors", "--out", out)
+    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ddpmpp.safetensors", *EDM, "--out", out)
     assert "it will not give the same picture" in err
 
 
 def test_a_preset_is_the_papers_setting(capsys, picture, tmp_path):
     out = tmp_path / "results"
-    run = ["--model", DATA / "nv_ddpmpp.safetensors", "--device", "cpu", "--out", out]
+    run = ["--model", DATA / "nv_ddpmpp.safetensors", *EDM, "--device", "cpu", "--out", out]
     code, _, err = ssi(capsys, "invert", picture, "--preset", "bedroom-edm-ssi", *run)
     assert code == 0, err
     inversion = Inversion.load(out / "photo.ssi.safetensors")
@@ -84,10 +85,11 @@ def test_a_preset_is_the_papers_setting(capsys, picture, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", DATA / "adm_uncond256like.safetensors"], "do not tell everything"),
+        (["--model", DATA / "adm_uncond256like.safetensors"], "as in --set num_head_channels=... --set use_new_"),
+        (["--model", DATA / "nv_ddpmpp.safetensors"], "as in --set class_name=..."),
         (["--model", DATA / "adm_uncond256like.safetensors", *ADM[:6]], "does not tell its image size"),
         (["--model", DATA / "nv_ncsnpp_cond.pkl", "--label", "10"], "has 10 classes (counted from 0)"),
-        (["--model", DATA / "nv_ddpmpp.safetensors", "--label", "0"], "has no classes"),
+        (["--model", DATA / "nv_ddpmpp.safetensors", *EDM, "--label", "0"], "has no classes"),
         (["--model", "nowhere.pt"], "nor a file"),
         (["--model", "demo", "--label", "1"], "no classes"),
         (["--model", DATA / "nv_ddpmpp.safetensors", "--set", "x"], "give name=value"),

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssi_core.errors import Cancelled, InputError
+from ssi_core.inversion import invert
 from ssi_core.models import load_checkpoint
 from ssi_core.models.adm import UNet, UNetConfig
 from ssi_core.models.arguments import TABLE
@@ -30,11 +31,13 @@ from ssi_core.models.load import skeleton
 from ssi_core.models.presets import PRESETS
 from ssi_core.models.recognise import FAMILIES, published, recognise
 from ssi_core.process import VE, VP, DiscreteVP
+from ssi_core.schedule import karras_sigmas
 
 DATA = Path(__file__).parent / "data" / "models"
 ADM = DATA / "adm_uncond256like.safetensors"
 CONSISTENCY = DATA / "cm_bedroom256like.safetensors"
 NVLABS = DATA / "nv_ncsnpp_cond.safetensors"
+EDM = {"class_name": "EDMPrecond"}
 TOLD = {"num_head_channels": 16, "use_new_attention_order": False, "noise_schedule": "linear"}
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -208,14 +211,75 @@ def test_everything_that_is_open_is_listed_with_its_choices():
     for part in ("num_head_channels: one of 8, 16, 32", "num_heads: one of 1, 2, 4", "use_new_attention_order",
                  '"linear"', '"cosine"', "load_checkpoint(path, num_head_channels=..."):  # fmt: skip
         assert part in message
-    with pytest.raises(InputError, match="distillation: False"):
-        load_checkpoint(CONSISTENCY, num_head_channels=16)
 
 
-@pytest.mark.parametrize("left_out", sorted(TOLD))
-def test_each_open_question_is_asked(left_out):
-    with pytest.raises(InputError, match=left_out):
-        load_checkpoint(ADM, **{k: v for k, v in TOLD.items() if k != left_out})
+@pytest.mark.parametrize("left_out", ["num_head_channels", "use_new_attention_order"])
+def test_each_open_question_of_the_network_is_asked_with_all_others(left_out):
+    known = {k: v for k, v in TOLD.items() if k not in (left_out, "noise_schedule")}
+    with pytest.raises(InputError, match=rf"{left_out}: .*noise_schedule: .*{left_out}=\.\.\., noise_schedule=\.\.\."):
+        load_checkpoint(ADM, **known)
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "answer", "choice"),
+    [
+        (ADM, {k: v for k, v in TOLD.items() if k != "noise_schedule"}, {"noise_schedule": "linear"}, '"cosine"'),
+        (CONSISTENCY, {"num_head_channels": 16}, {"distillation": True}, "True (cd_*"),
+        (NVLABS, {}, EDM, "VPPrecond (baseline-*-vp"),
+    ],
+)
+def test_a_network_runs_before_its_output_can_be_read(path, told, answer, choice):
+    model, decided = load_checkpoint(path, **told), load_checkpoint(path, **told, **answer)
+    assert torch.equal(model.network(X, 3), decided.network(X, 3))
+    assert choice in model.info.undecided[0] and model.info.parametrisation == "undecided"
+    assert decided.info.undecided == ()
+    conditioned, sigma = model.conditioned(None), torch.ones(1)
+    for use in (
+        lambda: model.denoise(X, 1.0), lambda: model(X, sigma), lambda: model.process, lambda: model.sigma_min,
+        lambda: model.sigma_max, lambda: conditioned(X, sigma), lambda: invert(model, X, karras_sigmas(3)),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            use()
+        assert choice in str(caught.value) and f"load_checkpoint(path, {next(iter(answer))}=...)" in str(caught.value)
+
+
+WHOLE = {"img_resolution": 16, "img_channels": 3, "label_dim": 10, "model_type": "SongUNet", "use_fp16": False}
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "kind", "source"),
+    [
+        ("m", {"sigma_data": 0.5}, "EDMPrecond", "only this class"),
+        ("m", {"sigma_min": 0, "sigma_max": float("inf")}, "EDMPrecond", "only this class"),
+        ("m", {"beta_min": 0.1, "model_type": "SongUNet"}, "VPPrecond", "only this class"),
+        ("m", {"ctor": "VEPrecond"}, "VEPrecond", "argument"),
+        ("m", WHOLE, "EDMPrecond", "assumed: the original's default"),
+        ("m", {**WHOLE, "precond": "ve"}, "VEPrecond", "argument"),
+        ("baseline-cifar10-32x32-cond-vp", {}, "VPPrecond", "the file's name"),
+        ("baseline-ffhq-64x64-uncond-ve (1)", WHOLE, "VEPrecond", "the file's name"),
+        ("EDM-cifar10-32x32-uncond-ve", {}, "EDMPrecond", "the file's name"),
+        ("edm-cifar10-32x32-uncond-ve", {"class_name": "VPPrecond"}, "VPPrecond", "argument"),
+        ("m", {"sigma_min": 0.02, "sigma_max": 100}, None, ""),
+        ("edm-large", {}, None, ""),
+        ("baseline-imagenet-64x64-cond-adm", {}, None, ""),
+    ],
+)
+def test_what_tells_nvlabs_preconditioners_apart(file, arguments, kind, source):
+    with open_archive(NVLABS) as archive:
+        shapes = dict(archive.shapes)
+    tensors = Tensors(shapes, load_file(NVLABS).__getitem__)
+    found = recognise(tensors, path=f"/downloads/{file}.safetensors", overrides=arguments)
+    assert found.facts.get("class_name") == kind
+    assert source in found.sources.get("class_name", "")
+    assert bool(found.questions) == (kind is None)
+
+
+def test_a_published_shape_tells_the_preconditioner():
+    told = {**WHOLE, "img_resolution": 64, "label_dim": 0}
+    shapes = shapes_only(published_shapes("edm-ffhq-64x64-uncond-vp"))
+    found = recognise(shapes, path="m.pt", overrides=told)
+    assert found.facts["class_name"] == "EDMPrecond" and "published" in found.sources["class_name"]
+    assert recognise(shapes, path="baseline-ffhq-64x64-uncond-vp.pt").facts["class_name"] == "VPPrecond"
 
 
 def test_with_one_head_the_attention_order_does_not_matter():
@@ -337,7 +401,7 @@ def test_what_a_model_says_of_itself():
     assert adm.info.sources["noise_schedule"] == "argument"
     student = load_checkpoint(CONSISTENCY, num_head_channels=16, distillation=True)
     assert isinstance(student.process, VE) and (student.sigma_min, student.sigma_max) == (0.002, 80.0)
-    nvidia = load_checkpoint(NVLABS)
+    nvidia = load_checkpoint(NVLABS, **EDM)
     assert (
         nvidia.image_size == 16
         and nvidia.info.num_classes == 10
@@ -368,7 +432,7 @@ def test_what_a_model_says_of_itself():
 )
 def test_inputs_that_do_not_fit(x, sigma, labels, message):
     with pytest.raises(InputError, match=message):
-        load_checkpoint(NVLABS).denoise(x, sigma, labels)
+        load_checkpoint(NVLABS, **EDM).denoise(x, sigma, labels)
 
 
 def test_labels_where_there_are_none_and_none_where_there_must_be():
@@ -381,7 +445,7 @@ def test_labels_where_there_are_none_and_none_where_there_must_be():
 
 
 def test_a_model_is_a_denoiser_with_its_labels_bound():
-    model = load_checkpoint(NVLABS)
+    model = load_checkpoint(NVLABS, **EDM)
     bound = model.conditioned(4)
     assert torch.equal(bound(X, torch.tensor([0.5])), model.denoise(X, 0.5, 4))
     assert torch.equal(model(X, torch.tensor([0.5])), model.denoise(X, 0.5))
@@ -390,7 +454,7 @@ def test_a_model_is_a_denoiser_with_its_labels_bound():
 
 
 def test_dtypes_of_inputs_come_back():
-    model = load_checkpoint(NVLABS)
+    model = load_checkpoint(NVLABS, **EDM)
     assert model.denoise(X.double(), 0.5).dtype == torch.float64
     assert model.denoise(X.half(), 0.5).dtype == torch.float16
 
@@ -406,7 +470,7 @@ def test_other_layer_classes():
     class Layers:
         Linear, Conv1d, Conv2d, GroupNorm, Embedding = nn.Linear, nn.Conv1d, Counted, nn.GroupNorm, nn.Embedding
 
-    for path, told in ((ADM, TOLD), (NVLABS, {})):
+    for path, told in ((ADM, TOLD), (NVLABS, EDM)):
         built.clear()
         model = load_checkpoint(path, layers=Layers, **told)
         convolutions = [m for m in model.module.modules() if isinstance(m, nn.Conv2d)]
@@ -451,20 +515,21 @@ def test_tensors_that_are_views_and_parameters(tmp_path, suffix):
                                   lambda s: {f"module.{k}": v for k, v in s.items()}])  # fmt: skip
 def test_wrappers_of_training_code(tmp_path, wrap):
     torch.save(wrap(load_file(NVLABS)), tmp_path / "m.pt")
-    assert torch.equal(load_checkpoint(tmp_path / "m.pt").denoise(X, 0.5), load_checkpoint(NVLABS).denoise(X, 0.5))
+    told = load_checkpoint(tmp_path / "m.pt", **EDM)
+    assert torch.equal(told.denoise(X, 0.5), load_checkpoint(NVLABS, **EDM).denoise(X, 0.5))
 
 
 def test_nvlabs_network_without_its_preconditioner(tmp_path):
     save_file({k.removeprefix("model."): v for k, v in load_file(NVLABS).items()}, tmp_path / "m.safetensors")
-    loaded = load_checkpoint(tmp_path / "m.safetensors")
-    assert torch.equal(loaded.denoise(X, 0.5), load_checkpoint(NVLABS).denoise(X, 0.5))
+    loaded = load_checkpoint(tmp_path / "m.safetensors", **EDM)
+    assert torch.equal(loaded.denoise(X, 0.5), load_checkpoint(NVLABS, **EDM).denoise(X, 0.5))
 
 
 def test_pkl_and_safetensors_of_the_same_model():
     pkl = load_checkpoint(DATA / "nv_ncsnpp_cond.pkl")
     assert pkl.info.container == "NVlabs pickle" and pkl.info.sources["class_name"] == "the file itself"
-    assert torch.equal(pkl.denoise(X, 0.5, 3), load_checkpoint(NVLABS).denoise(X, 0.5, 3))
-    assert pkl.signature == load_checkpoint(NVLABS).signature
+    assert torch.equal(pkl.denoise(X, 0.5, 3), load_checkpoint(NVLABS, **EDM).denoise(X, 0.5, 3))
+    assert pkl.signature == load_checkpoint(NVLABS, **EDM).signature
     assert pkl.signature != load_checkpoint(DATA / "nv_ddpmpp.safetensors").signature
 
 
@@ -480,7 +545,7 @@ def test_a_safetensors_header_whose_length_looks_like_a_pickle(tmp_path, low):
     padded = length + (low - length) % 256
     path = tmp_path / "m.safetensors"
     path.write_bytes(struct.pack("<Q", padded) + data[8 : 8 + length] + b" " * (padded - length) + data[8 + length :])
-    assert torch.equal(load_checkpoint(path).denoise(X, 0.5), load_checkpoint(NVLABS).denoise(X, 0.5))
+    assert torch.equal(load_checkpoint(path, **EDM).denoise(X, 0.5), load_checkpoint(NVLABS, **EDM).denoise(X, 0.5))
 
 
 # Bad files
@@ -607,7 +672,7 @@ def test_a_loaded_model_does_not_need_its_file(tmp_path):
     """It would with a mapped file: truncating that kills the process."""
     path = tmp_path / "m.safetensors"
     path.write_bytes(NVLABS.read_bytes())
-    model = load_checkpoint(path)
+    model = load_checkpoint(path, **EDM)
     before = model.denoise(X, 0.5)
     os.truncate(path, 0)
     assert torch.equal(model.denoise(X, 0.5), before)
@@ -694,7 +759,7 @@ def test_a_tensor_of_20_gb_in_a_file_of_1_kb(tmp_path, suffix):
 def test_a_converted_file_needs_no_arguments(tmp_path, path, told, dtype):
     out = tmp_path / "converted.safetensors"
     description = convert(path, out, dtype=dtype, overrides=told)
-    assert description.choices == () and description.container == "safetensors"
+    assert description.undecided is None and description.container == "safetensors"
     original, again = load_checkpoint(path, **told), load_checkpoint(out)
     assert again.process == original.process and again.info.parametrisation == original.info.parametrisation
     error = float((again.denoise(X, 0.5) - original.denoise(X, 0.5)).abs().max())
@@ -741,11 +806,11 @@ def test_a_description_reads_no_weights(tmp_path):
     path.write_bytes(header(entries))
     os.truncate(path, path.stat().st_size + offset)
     found = describe(path)
-    assert found.names == ("lsun_bedroom",) and found.choices == () and found.nbytes == 2211256344
+    assert found.names == ("lsun_bedroom",) and found.undecided is None and found.nbytes == 2211256344
     assert found.stored == ("float32",) and found.facts["image_size"] == 256
     listed = {row.file.name: row.found for row in models([tmp_path])}
     assert listed["lsun_bedroom"] == [path] and listed["lsun_cat"] == []
-    assert describe(ADM).choices and describe(ADM, overrides=TOLD).choices == ()
+    assert describe(ADM).undecided and describe(ADM, overrides=TOLD).undecided is None
 
 
 def test_the_list_of_published_files():

@@ -52,7 +52,7 @@ TABLE: Mapping[str, tuple[str, Check]] = {
     **dict.fromkeys(("image_size", "num_classes"), _or_none(COUNT)),
     **dict.fromkeys(("diffusion_steps", "M"), _whole(1, MOST_LEVELS)),
     **dict.fromkeys(("sigma_min", "sigma_max", "sigma_data", "beta_d", "beta_min", "epsilon_t"), POSITIVE),
-    **dict.fromkeys(("noise_schedule", "class_name", "precond", "model_type", "embedding_type", "encoder_type",
+    **dict.fromkeys(("noise_schedule", "class_name", "ctor", "precond", "model_type", "embedding_type", "encoder_type",
                      "decoder_type"), TEXT),
     **dict.fromkeys(("channel_mult", "attention_resolutions", "attn_resolutions", "resample_filter"), NUMBERS),
 }  # fmt: skip

@@ -5,13 +5,15 @@ A new family is one class like `Family`, listed in `recognise.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, Network
+from ..errors import InputError
 from ..process import Process
 from .layers import Layers
 
@@ -42,6 +44,35 @@ class Question:
     """The overrides that answer it; one is enough."""
     choices: str
     """Which answers exist, for the message."""
+    of_meaning: bool = False
+    """It concerns only how the network's output is read: the network itself can be built and run without an answer."""
+    stand_in: Mapping[str, Any] = field(default_factory=dict)
+    """An answer under which the network has the same tensors, to check them by."""
+
+
+class Undecided(InputError):
+    """A checkpoint leaves questions open.
+
+    Args:
+        path: the file.
+        family: whose it is.
+        questions: what is open, one or more.
+        names: published files that it can be.
+    """
+
+    def __init__(self, path: str | Path, family: str, questions: Sequence[Question], names: Sequence[str]) -> None:
+        self.path, self.family, self.questions, self.names = path, family, tuple(questions), tuple(names)
+        super().__init__(self.worded(lambda named: f"load_checkpoint(path, {', '.join(f'{n}=...' for n in named)})"))
+
+    def worded(self, example: Callable[[Sequence[str]], str]) -> str:
+        """The message; `example` shows how arguments of these names are given where the reader is."""
+        choices = "; ".join(question.choices for question in self.questions)
+        answers = example([question.arguments[0] for question in self.questions])
+        alike = f" Or say which published file it is, as in {example(['name'])}: {', '.join(self.names)}."
+        return (
+            f"{self.path}: is a {self.family} model, but its tensors do not tell everything. Choices: {choices}. "
+            f"Say which, as in {answers}.{alike if self.names else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +121,11 @@ class Family(Protocol):
         """Overrides in the words of `read` (num_channels is model_channels, ...)."""
         ...
 
+    def hints(self, filename: str, given: Mapping[str, Any], facts: Facts) -> Iterable[tuple[Facts, str]]:
+        """What the file's name and the arguments given suggest without saying it, beyond the facts known so far: in
+        rising authority, each with where it comes from, in words for people."""
+        ...
+
     def questions(self, facts: Facts) -> list[Question]:
         """What is still open."""
         ...
@@ -122,4 +158,9 @@ class Recognised:
     names: list[str] = field(default_factory=list)
     """Published files that it can be; one where that is certain."""
     questions: list[Question] = field(default_factory=list)
-    """What is still open; a model can be loaded only when nothing is."""
+    """What is still open. While the network is concerned, nothing can be loaded."""
+
+    @property
+    def of_network(self) -> bool:
+        """Whether anything is open that the network depends on."""
+        return not all(question.of_meaning for question in self.questions)

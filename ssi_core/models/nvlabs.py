@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,13 +21,18 @@ from .layers import Layers
 from .precondition import Exploding, NearestLevel
 
 PRECONDITIONERS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
+SHORT = {"vp": "VPPrecond", "ve": "VEPrecond", "edm": "EDMPrecond"}
+"""As `--precond` and the published files' names have it."""
+PUBLISHED_NAME = re.compile(r"(?<![a-z0-9])(edm|baseline)-[a-z0-9]+-\d+x\d+-(?:un)?cond-(vp|ve|adm)(?![a-z0-9])")
+SPECIFIC = {"EDMPrecond": {"sigma_data"}, "VPPrecond": {"beta_d", "beta_min", "epsilon_t"}}
+"""Arguments that one preconditioner alone takes."""
 
 
 class NVLabs:
     """NVlabs/edm: SongUNet and DhariwalUNet inside one of four preconditioners.
 
-    The tensors do not tell EDMPrecond, VPPrecond and VEPrecond apart. A `.pkl` says which it is; elsewhere EDMPrecond
-    is assumed, as in the original's own command line, and `class_name` (or `precond`) says otherwise.
+    The tensors do not tell EDMPrecond, VPPrecond and VEPrecond apart. A `.pkl` says which it is; elsewhere its name,
+    its shape, or an argument that only one of them takes may (`hints`); else `class_name` (or `precond`) must.
     """
 
     name: ClassVar[str] = "nvlabs-edm"
@@ -34,12 +40,12 @@ class NVLabs:
     null_label: ClassVar[bool] = True
     arguments: ClassVar[frozenset[str]] = frozenset(
         {field.name for field in fields(EDMNetConfig)}
-        | {"img_channels", "image_size", "class_name", "precond", "sigma_data", "sigma_min", "sigma_max"}
+        | {"img_channels", "image_size", "class_name", "ctor", "precond", "sigma_data", "sigma_min", "sigma_max"}
         | {"beta_d", "beta_min", "M", "epsilon_t"}
     )
     inert: ClassVar[frozenset[str]] = frozenset({"dropout", "label_dropout", "use_fp16", "C_1", "C_2"})
     defaults: ClassVar[Mapping[str, Any]] = {
-        "class_name": "EDMPrecond", "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5,
+        "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5,
     }  # fmt: skip
 
     def matches(self, tensors: Tensors) -> bool:
@@ -110,7 +116,9 @@ class NVLabs:
             facts["img_resolution"] = facts.pop("image_size")
         if "precond" in facts:
             short = str(facts.pop("precond"))
-            facts["class_name"] = {"vp": "VPPrecond", "ve": "VEPrecond", "edm": "EDMPrecond"}.get(short, short)
+            facts["class_name"] = SHORT.get(short, short)
+        if "ctor" in facts:
+            facts["class_name"] = facts.pop("ctor")
         if "class_name" in facts:
             facts["class_name"] = str(facts["class_name"]).rsplit(".", 1)[-1]
             if facts["class_name"] not in PRECONDITIONERS:
@@ -138,8 +146,29 @@ class NVLabs:
                     facts.pop(name, None)
         return facts
 
+    def hints(self, filename: str, given: Mapping[str, Any], facts: Facts) -> list[tuple[Facts, str]]:
+        found: list[tuple[Facts, str]] = []
+        # Only preconditioners take these: somebody spells out a call of one, and the original's is EDMPrecond unless
+        # its user says otherwise.
+        if "class_name" not in facts and ("model_type" in given or "img_channels" in given):
+            found.append(({"class_name": "EDMPrecond"}, "assumed: the original's default for arguments like these"))
+        unbounded = given.get("sigma_min") == 0 or given.get("sigma_max") == math.inf
+        for kind, own in SPECIFIC.items():
+            if own & set(given) or (kind == "EDMPrecond" and unbounded):
+                found.append(({"class_name": kind}, "an argument that only this class takes"))
+        named = PUBLISHED_NAME.search(filename)
+        if named and (kind := "EDMPrecond" if named[1] == "edm" else SHORT.get(named[2], "")):
+            found.append(({"class_name": kind}, f"the file's name, {named[0]}"))
+        return found
+
     def questions(self, facts: Facts) -> list[Question]:
-        return []
+        if "class_name" in facts:
+            return []
+        choices = (
+            "class_name: EDMPrecond (edm-* files), VPPrecond (baseline-*-vp: epsilon in continuous VP) or VEPrecond "
+            "(baseline-*-ve)"
+        )
+        return [Question(("class_name",), choices, of_meaning=True)]
 
     def network(self, facts: Facts, layers: Layers) -> nn.Module:
         known = {field.name for field in fields(EDMNetConfig)}

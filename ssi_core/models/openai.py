@@ -139,9 +139,13 @@ class _OpenAI:
                     ("num_head_channels", "num_heads"),
                     f"num_head_channels: one of {_some(sizes)}; or num_heads: one of {_some(numbers)} "
                     f"(attention blocks have {_some(widths)} channels)",
+                    stand_in={"num_heads": 1},
                 )
             )
         return found
+
+    def hints(self, filename: str, given: Mapping[str, Any], facts: Facts) -> list[tuple[Facts, str]]:
+        return []
 
     def config(self, facts: Facts) -> UNetConfig:
         known = {field.name for field in fields(UNetConfig)}
@@ -196,6 +200,7 @@ class GuidedDiffusion(_OpenAI):
                 Question(
                     ("noise_schedule",),
                     'noise_schedule: "linear" (all files but 64x64_diffusion) or "cosine"',
+                    of_meaning=True,
                 )
             )
         return found
@@ -252,6 +257,7 @@ class ConsistencyModels(_OpenAI):
                 Question(
                     ("distillation",),
                     "distillation: False (edm_* files, the EDM teachers) or True (cd_* and ct_*, boundary scalings)",
+                    of_meaning=True,
                 )
             )
         return found

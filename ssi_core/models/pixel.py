@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class Info:
     """Constructor arguments, by the original's names."""
     sources: dict[str, str]
     """Where each fact comes from."""
+    undecided: tuple[str, ...]
+    """What the file does not tell of how the network's output is read, with the choices; empty where it tells all."""
     fingerprint: str
     """SHA-256 of the beginnings of all tensors: the same for the same weights in any container."""
 
@@ -56,17 +58,28 @@ class PixelModel:
 
     Args:
         module: the raw network.
-        meaning: how its output is to be read.
+        reading: how its output is to be read; or, where the file leaves that open, what to raise when it is needed.
         info: what it is.
         compute_dtype: in which its convolutions run; inputs and outputs keep theirs.
         null_label: whether a class-conditional model can be asked without a class.
     """
 
     module: nn.Module
-    meaning: Meaning = field(repr=False)
+    reading: Meaning | Callable[[], InputError] = field(repr=False)
     info: Info
     compute_dtype: torch.dtype
     null_label: bool = False
+
+    @property
+    def meaning(self) -> Meaning:
+        """How its output is to be read.
+
+        Raises:
+            InputError: the file does not tell; the message says what to choose from, and how.
+        """
+        if isinstance(self.reading, Meaning):
+            return self.reading
+        raise self.reading()
 
     @property
     def process(self) -> Process:
@@ -126,9 +139,9 @@ class PixelModel:
             Of x's shape and dtype; not clamped.
 
         Raises:
-            InputError: shapes, labels or noise levels that do not fit the model.
+            InputError: shapes, labels or noise levels that do not fit the model; or `info.undecided` is not empty.
         """
-        batch = self._batch(x)
+        meaning, batch = self.meaning, self._batch(x)
         sigma = torch.as_tensor(sigma, device=x.device).reshape(-1)
         if sigma.dtype not in (torch.float32, torch.float64):
             sigma = sigma.float()
@@ -144,7 +157,7 @@ class PixelModel:
         def network(inputs: Tensor, t: Tensor) -> Tensor:
             return self._run(inputs, t, embedded, augment_labels)
 
-        denoiser: Denoiser = self.meaning.precondition(network)
+        denoiser: Denoiser = meaning.precondition(network)
         return denoiser(state, sigma.expand(batch)).to(x.dtype)
 
     def network(
