@@ -35,6 +35,11 @@ class Description:
     family: str
     names: tuple[str, ...]
     """Published files that it can be."""
+    image_size: int | None
+    num_classes: int
+    """0: unconditional."""
+    null_label: bool
+    """Whether it can be asked without a class where it has classes."""
     facts: dict[str, Any]
     sources: dict[str, str]
     undecided: Undecided | None
@@ -62,6 +67,9 @@ def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[st
             stored=_stored(archive),
             family=found.family.name,
             names=tuple(found.names),
+            image_size=found.image_size,
+            num_classes=found.num_classes,
+            null_label=found.family.null_label,
             facts=found.facts,
             sources=found.sources,
             undecided=seen.undecided() if found.questions else None,

@@ -161,6 +161,17 @@ class Recognised:
     """What is still open. While the network is concerned, nothing can be loaded."""
 
     @property
+    def image_size(self) -> int | None:
+        """Height and width it was trained on, in pixels; None where nothing says so."""
+        size = self.facts.get("image_size", self.facts.get("img_resolution"))
+        return None if size is None else int(size)
+
+    @property
+    def num_classes(self) -> int:
+        """0: unconditional."""
+        return int(self.facts.get("num_classes") or self.facts.get("label_dim") or 0)
+
+    @property
     def of_network(self) -> bool:
         """Whether anything is open that the network depends on."""
         return not all(question.of_meaning for question in self.questions)
