@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from ssi_core.models.commands import convert, describe, models
 from ssi_core.models.container import open_archive
 from ssi_core.models.edm import ARCHITECTURES, EDMNetConfig
 from ssi_core.models.family import Tensors
-from ssi_core.models.load import skeleton
+from ssi_core.models.load import check_shapes, skeleton
 from ssi_core.models.presets import PRESETS
 from ssi_core.models.recognise import FAMILIES, published, recognise
 from ssi_core.process import VE, VP, DiscreteVP
@@ -425,9 +427,13 @@ def test_what_a_model_says_of_itself():
         (X, torch.ones(3), 0, "3 levels for 1 images"),
         (X, 1.0, 10, "must lie in 0..9"),
         (X, 1.0, -1, "must lie in 0..9"),
-        (X, 1.0, [1, 2], "2 for 1 images"),
-        (X, 1.0, torch.ones(1, 9), r"\[1, 10\] is wanted"),
+        (X, 1.0, [1, 2], r"shape \(2,\) for 1 images"),
+        (X, 1.0, torch.ones(1, 9), r"one-hot \[1, 10\]"),
+        (X, 1.0, torch.ones(3, 10), r"\[1, 10\] is wanted"),
+        (X, 1.0, torch.full((1, 10), float("nan")), "NaN"),
         (X, 1.0, True, "whole numbers"),
+        (X, 1.0, 1.5, "whole numbers"),
+        (X, 1.0, "cat", "no numbers"),
     ],
 )
 def test_inputs_that_do_not_fit(x, sigma, labels, message):
@@ -442,6 +448,50 @@ def test_labels_where_there_are_none_and_none_where_there_must_be():
         load_checkpoint(DATA / "adm_neworder_classcond.safetensors", **{**TOLD, "num_head_channels": 8}).denoise(X, 1.0)
     with pytest.raises(InputError, match="augment_labels"):
         load_checkpoint(ADM, **TOLD).denoise(X, 1.0, augment_labels=torch.zeros(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [(NVLABS, EDM), (DATA / "adm_neworder_classcond.safetensors", {**TOLD, "num_head_channels": 8})],
+)
+def test_labels_in_every_unambiguous_form(path, told):
+    model = load_checkpoint(path, **told)
+    x = torch.cat([X, 2 * X])
+    wanted = model.denoise(x, 1.0, [3, 7])
+    one_hot = nn.functional.one_hot(torch.tensor([3, 7]), 10)
+    for labels in (torch.tensor([3.0, 7.0]), torch.tensor([[3], [7]]), torch.tensor([3, 7], dtype=torch.uint8),
+                   one_hot, one_hot.int(), one_hot.float(), one_hot.double(), one_hot.bool()):  # fmt: skip
+        assert torch.equal(model.denoise(x, 1.0, labels), wanted)
+    assert torch.equal(model.denoise(x, 1.0, one_hot[:1]), model.denoise(x, 1.0, 3))
+
+
+def test_rows_that_are_not_one_hot_are_weights_or_refused():
+    mixed = torch.full((1, 10), 0.1)
+    adm = load_checkpoint(DATA / "adm_neworder_classcond.safetensors", **{**TOLD, "num_head_channels": 8})
+    for labels in (mixed, torch.ones(1, 10, dtype=torch.int64), torch.zeros(1, 10)):
+        with pytest.raises(InputError, match="must be one-hot"):
+            adm.denoise(X, 1.0, labels)
+    nvidia = load_checkpoint(NVLABS, **EDM)
+    assert not torch.equal(nvidia.denoise(X, 1.0, mixed), nvidia.denoise(X, 1.0, 3))
+    assert torch.equal(nvidia.denoise(X, 1.0, torch.zeros(1, 10)), nvidia.denoise(X, 1.0))
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(1, 8), torch.zeros(9), torch.zeros(2, 9), torch.full((1, 9), torch.nan)]
+)
+def test_augment_labels_that_do_not_fit(labels):
+    model = load_checkpoint(NVLABS, **EDM)
+    for use in (model.denoise, model.network):
+        with pytest.raises(InputError, match="augment_labels: "):
+            use(X, 1.0, augment_labels=labels)
+    whole = torch.zeros(1, 9, dtype=torch.int64)
+    assert torch.equal(model.denoise(X, 1.0, augment_labels=whole), model.denoise(X, 1.0, augment_labels=whole.float()))
+
+
+def test_no_classes_are_unconditional():
+    assert load_checkpoint(ADM, **TOLD, num_classes=0).info.num_classes == 0
+    with pytest.raises(InputError, match="num_classes=None was given, but its tensors have num_classes=10"):
+        load_checkpoint(DATA / "adm_neworder_classcond.safetensors", **TOLD, num_classes=0)
 
 
 def test_a_model_is_a_denoiser_with_its_labels_bound():
@@ -511,12 +561,48 @@ def test_tensors_that_are_views_and_parameters(tmp_path, suffix):
         assert torch.equal(value, state["model." + key].float()) and value.is_contiguous(), key
 
 
-@pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"ema": s},
-                                  lambda s: {f"module.{k}": v for k, v in s.items()}])  # fmt: skip
+OPTIMISER = {"state": {0: {"exp_avg": torch.ones(500)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"ema": s}, lambda s: {f"module.{k}": v for k, v in s.items()},
+    lambda s: {"model_state_dict": s, "optimizer": OPTIMISER}, lambda s: {"params_ema": s}, lambda s: {"module": s},
+    lambda s: {"checkpoint": {"model": s}, "rng": torch.zeros(9)}, lambda s: {**s, "best": {"loss": torch.ones(1)}},
+    lambda s: {"model": {k: 2 * v for k, v in s.items()}, "model_ema": s},
+    lambda s: {"net": s, "size": torch.Size([3, 16]), "dtype": torch.float16, "device": torch.device("cuda", 1),
+               "args": OrderedDict(lr=0.1, name="x", steps=2**70), "at": [None, (True, 2)]},
+])  # fmt: skip
 def test_wrappers_of_training_code(tmp_path, wrap):
     torch.save(wrap(load_file(NVLABS)), tmp_path / "m.pt")
     told = load_checkpoint(tmp_path / "m.pt", **EDM)
     assert torch.equal(told.denoise(X, 0.5), load_checkpoint(NVLABS, **EDM).denoise(X, 0.5))
+
+
+def test_wrappers_that_leave_the_choice_open(tmp_path):
+    state = load_file(NVLABS)
+    torch.save({"generator": state, "teacher": state, "step": 3}, tmp_path / "m.pt")
+    with pytest.raises(
+        InputError, match=r"several networks, generator, teacher, among the .* generator, teacher, step;"
+    ):
+        load_checkpoint(tmp_path / "m.pt")
+    torch.save({"step": 3, "notes": {"by": "me"}}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"holds no network.*; its top-level keys are step, notes"):
+        load_checkpoint(tmp_path / "m.pt")
+    circle: dict = {"c": {"t": torch.ones(1)}, "d": {"t": torch.ones(1)}}
+    circle["ema"] = {"ema": circle, "e": {"t": torch.ones(1)}}
+    torch.save(circle, tmp_path / "m.pt")
+    with pytest.raises(InputError, match="without an end"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_pickle_protocol_of_torch(tmp_path, protocol, zipped):
+    torch.save({"state_dict": load_file(NVLABS), "size": torch.Size([1]), "dtype": torch.float32}, tmp_path / "m.pt",
+               pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)  # fmt: skip
+    model = load_checkpoint(tmp_path / "m.pt", **EDM)
+    assert model.info.container == ("torch zip" if zipped else "torch legacy")
+    assert torch.equal(model.denoise(X, 0.5), load_checkpoint(NVLABS, **EDM).denoise(X, 0.5))
 
 
 def test_nvlabs_network_without_its_preconditioner(tmp_path):
@@ -633,6 +719,28 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
     assert "7 tensors are missing" in message and message.count("emb_layers.1.bias") == 5 and ", ..." in message
     assert "1 are unknown (ema_step)" in message
     assert "out.2.bias is (5,) instead of (6,)" in message
+
+
+LEAVES_A_WHOLE_MODEL = re.compile(r"label_emb\.|map_(label|augment|noise)\.|_aux_residual\.")
+"""Without these a file is that of another, whole model."""
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in DATA.glob("*.safetensors") if p.with_suffix("").suffix == ""
+                                        and p.stem not in ("schedules", "nv_unetblock_2heads")))  # fmt: skip
+def test_whatever_tensor_is_missing_is_named(name):
+    """Alone, and with the four that follow it: the first five, whatever kind of layer they belong to."""
+    state = load_file(DATA / name)
+    whole = {key: tuple(value.shape) for key, value in state.items()}
+    order = [key for key in whole if not LEAVES_A_WHOLE_MODEL.search(key)]
+    for i, key in enumerate(order):
+        for lost in ({key}, set(order[i : i + 5])):
+            shapes = {k: v for k, v in whole.items() if k not in lost}
+            tensors = Tensors(shapes, state.__getitem__)
+            found = recognise(tensors)
+            with pytest.raises(InputError) as caught:
+                check_shapes(Path("m.pt"), found, skeleton(found), tensors)
+            message = str(caught.value)
+            assert f"{len(lost)} tensors are missing" in message and all(part in message for part in lost), key
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

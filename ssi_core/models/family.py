@@ -35,6 +35,18 @@ class Tensors:
         """The names that start with `prefix`."""
         return [name for name in self.shapes if name.startswith(prefix)]
 
+    def size(self, *candidates: tuple[str, int], default: int) -> int:
+        """The size that each of several (name, dimension) has in a whole file: of the first one that is there.
+
+        Where none is, `default` will do: the network is then built with tensors that the file lacks, and the error
+        names them all.
+        """
+        for name, dimension in candidates:
+            shape = self.shapes.get(name, ())
+            if len(shape) > dimension and shape[dimension] > 0:
+                return shape[dimension]
+        return default
+
 
 @dataclass(frozen=True)
 class Question:

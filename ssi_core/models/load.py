@@ -155,7 +155,7 @@ def examined(
             meaning = None if found.questions else found.family.meaning(found.facts, tensors)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        _check_shapes(path, found, network, tensors)
+        check_shapes(path, found, network, tensors)
         yield Examined(path, archive, names, found, network, meaning)
 
 
@@ -197,7 +197,7 @@ def stated(archive: Archive) -> dict[str, Any]:
     return dict(facts.get("arguments", {})) if isinstance(facts, dict) else {}
 
 
-def _check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Tensors) -> None:
+def check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Tensors) -> None:
     """Raise InputError unless the file has exactly the network's tensors."""
     prefix = found.family.prefix
     expected = {prefix + key: tuple(value.shape) for key, value in network.state_dict().items()}

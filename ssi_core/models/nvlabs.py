@@ -28,6 +28,10 @@ SPECIFIC = {"EDMPrecond": {"sigma_data"}, "VPPrecond": {"beta_d", "beta_min", "e
 """Arguments that one preconditioner alone takes."""
 
 
+OUTWARD = ("norm1.weight", "norm1.bias", "conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias")
+"""Tensors of a block of the decoder that are as long as it is wide."""
+
+
 class NVLabs:
     """NVlabs/edm: SongUNet and DhariwalUNet inside one of four preconditioners.
 
@@ -49,58 +53,76 @@ class NVLabs:
     }  # fmt: skip
 
     def matches(self, tensors: Tensors) -> bool:
-        return "model.map_layer0.weight" in tensors and any(_block(name) for name in tensors.under("model.enc."))
+        return bool(tensors.under("model.map_")) and any(_block(name) for name in tensors.under("model.enc."))
 
     def read(self, tensors: Tensors) -> Facts:
-        shapes = tensors.shapes
-        size: dict[str, tuple[int, ...]] = {name[6:]: shape for name, shape in shapes.items() if name[:6] == "model."}
+        names = [name[6:] for name in tensors.under("model.")]
 
-        def dimension(name: str, index: int) -> int:
-            if name not in size:
-                raise InputError(f"it has no tensor model.{name}, which every model of this family has")
-            if len(size[name]) <= index or size[name][index] < 1:
-                raise InputError(f"its tensor model.{name} has the shape {size[name]}")
-            return size[name][index]
+        def size(*candidates: tuple[str, int], default: int) -> int:
+            return tensors.size(*((f"model.{name}", dimension) for name, dimension in candidates), default=default)
 
-        encoder = [match for name in size if (match := _block("model." + name)) and match[1] == "enc"]
+        encoder = [match for name in names if (match := _block("model." + name)) and match[1] == "enc"]
         finest = max(int(match[2]) for match in encoder)
         resolutions = sorted({int(match[2]) for match in encoder}, reverse=True)
         if resolutions != [finest >> level for level in range(len(resolutions))]:
             raise InputError(f"its blocks work at the resolutions {resolutions}, which are not halves of each other")
-        first = f"enc.{finest}x{finest}_conv.weight"
-        dhariwal = "out_conv.weight" in size
-        model_channels = dimension("map_layer0.weight", 1) if dhariwal else dimension(first, 0)
+        first = f"enc.{finest}x{finest}_conv"
+        block = f"dec.{finest}x{finest}_block0"
+        # By their last layers, or by what the embedding does: SongUNet shifts, DhariwalUNet scales and shifts.
+        dhariwal = any(name.startswith("out_") for name in names) or (
+            not any("_aux_" in name for name in names)
+            and size((f"{block}.affine.weight", 0), default=0) == 2 * size((f"{block}.norm1.weight", 0), default=1)
+        )
+        widths = [(f"{first}.weight", 0), (f"{first}.bias", 0)]
+        widths += [(f"enc.{finest}x{finest}_block0.{name}", 0) for name in ("norm0.weight", "norm0.bias")]
+        noise = [("map_layer0.weight", 1), ("map_augment.weight", 0)]  # what goes into the first of the two layers
+        model_channels = size(*noise if dhariwal else widths, default=0)
         blocks = {match[3] for match in encoder if match[2] == str(finest) and match[3].startswith("block")}
-        out = "out_conv.weight" if dhariwal else f"dec.{finest}x{finest}_aux_conv.weight"
+        out = "out_conv" if dhariwal else f"dec.{finest}x{finest}_aux_conv"
+        in_channels = size((f"{first}.weight", 1), default=0)
+        out_channels = size((f"{out}.weight", 0), (f"{out}.bias", 0), default=in_channels or 3)
+        embedding = size(
+            *((f"map_layer{n}", 0) for n in ("0.weight", "0.bias", "1.weight", "1.bias")),
+            *((name, 1) for name in names if name.endswith(".affine.weight")), default=4 * (model_channels or 128),
+        )  # fmt: skip
+        model_channels = model_channels or max(embedding // 4, 1)
+        noise_channels = size(*noise, ("map_label.weight", 0), default=model_channels)
 
         facts: Facts = {
             "model_type": "DhariwalUNet" if dhariwal else "SongUNet",
             "img_resolution": finest,
-            "in_channels": dimension(first, 1),
-            "out_channels": dimension(out, 0),
+            "in_channels": in_channels or out_channels,
+            "out_channels": out_channels,
             "model_channels": model_channels,
             "num_blocks": len(blocks),
             "channel_mult": tuple(
-                _whole(dimension(f"dec.{r}x{r}_block0.norm1.weight", 0), model_channels, "a width") for r in resolutions
+                _whole(
+                    size(*((f"dec.{r}x{r}_block0.{name}", 0) for name in OUTWARD), default=model_channels),
+                    model_channels,
+                    "a width",
+                )
+                for r in resolutions
             ),
-            "attn_resolutions": tuple(r for r in resolutions if f"enc.{r}x{r}_block0.qkv.weight" in size),
-            "channel_mult_emb": _whole(dimension("map_layer0.weight", 0), model_channels, "the embedding"),
-            "label_dim": size["map_label.weight"][1] if len(size.get("map_label.weight", ())) == 2 else 0,
-            "augment_dim": size["map_augment.weight"][1] if len(size.get("map_augment.weight", ())) == 2 else 0,
+            "attn_resolutions": tuple(
+                r for r in resolutions if any(re.match(rf"enc\.{r}x{r}_block0\.(qkv|proj|norm2)\.", n) for n in names)
+            ),
+            "channel_mult_emb": _whole(embedding, model_channels, "the embedding"),
+            "label_dim": size(("map_label.weight", 1), default=0),
+            "augment_dim": size(("map_augment.weight", 1), default=0),
         }
         if not dhariwal:
-            names = " ".join(size)
+            joined = " ".join(names)
             facts |= {
-                "embedding_type": "fourier" if "map_noise.freqs" in size else "positional",
-                "channel_mult_noise": _whole(dimension("map_layer0.weight", 1), model_channels, "the noise embedding"),
+                "embedding_type": "fourier" if "map_noise.freqs" in names else "positional",
+                "channel_mult_noise": _whole(noise_channels, model_channels, "the noise embedding"),
             }
             if len(resolutions) > 1:
                 facts["encoder_type"] = (
-                    "residual" if "_aux_residual." in names else "skip" if "_aux_skip." in names else "standard"
+                    "residual" if "_aux_residual." in joined else "skip" if "_aux_skip." in joined else "standard"
                 )
-                facts["decoder_type"] = "skip" if "_aux_up." in names else "standard"
+                facts["decoder_type"] = "skip" if "_aux_up." in joined else "standard"
         if len(resolutions) > 1:
-            facts["resample_filter"] = _filter(tensors, resolutions[1])
+            facts["resample_filter"] = _filter(tensors)
         if "u" in tensors:
             facts["class_name"] = "iDDPMPrecond"
             facts["M"] = len(tensors.value("u")) - 1
@@ -241,11 +263,11 @@ def _whole(width: int, base: int, what: str) -> int:
     return width // base
 
 
-def _filter(tensors: Tensors, resolution: int) -> tuple[float, ...]:
+def _filter(tensors: Tensors) -> tuple[float, ...]:
     """The one-dimensional filter whose outer product the file stores, as whole numbers where it is that."""
-    name = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
-    if name not in tensors:
-        raise InputError(f"it has no tensor {name}, which every model of several resolutions has")
+    name = next((name for name in tensors.under("model.enc.") if name.endswith(".resample_filter")), None)
+    if name is None:
+        return (1.0, 1.0)
     shape = tensors.shapes[name]
     if len(shape) != 4 or shape[:2] != (1, 1) or shape[2] != shape[3] or not 1 <= shape[2] <= 64:
         raise InputError(f"its tensor {name} has the shape {shape}, where (1, 1, N, N) is wanted")

@@ -131,8 +131,8 @@ class PixelModel:
         Args:
             x: [B, C, H, W] = x0 + sigma n, with x0 in [-1, 1]; H and W multiples of `size_multiple`.
             sigma: noise level(s) > 0, one for all or [B].
-            labels: class(es), 0 to classes - 1, one for all or [B]; for NVlabs models also one-hot [B, classes].
-                None: no class, which only NVlabs models know.
+            labels: class(es), 0 to classes - 1, one for all or [B], or one-hot [B, classes] of any dtype (for NVlabs
+                models any weights of classes). None: no class, which only NVlabs models know.
             augment_labels: NVlabs models trained with augmentation: [B, augment_dim]. None is no augmentation.
 
         Returns:
@@ -192,9 +192,7 @@ class PixelModel:
         return Conditioned(self, labels)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        extra = () if augment_labels is None else (augment_labels,)
-        if extra and not self.info.facts.get("augment_dim"):
-            raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
+        extra = () if augment_labels is None else (self._augment_labels(augment_labels, x),)
         result: Tensor = self.module(x.to(self.compute_dtype), t, labels, *extra)
         return result.to(x.dtype).contiguous()
 
@@ -205,6 +203,18 @@ class PixelModel:
         if x.shape[2] % factor or x.shape[3] % factor or 0 in x.shape:
             raise InputError(f"x: {x.shape[3]}x{x.shape[2]} pixels; width and height must be multiples of {factor}")
         return x.shape[0]
+
+    def _augment_labels(self, given: Tensor, x: Tensor) -> Tensor:
+        """Augmentation labels as the network takes them."""
+        width = self.info.facts.get("augment_dim")
+        if not width:
+            raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
+        given = _tensor(given, "augment_labels", x.device).float()
+        if given.ndim != 2 or given.shape[1] != width or given.shape[0] not in (1, len(x)):
+            raise InputError(f"augment_labels: of shape {tuple(given.shape)}, where [{len(x)}, {width}] is wanted")
+        if not bool(given.isfinite().all()):
+            raise InputError("augment_labels: hold NaN or Inf")
+        return given.expand(len(x), width)
 
     def _labels(self, labels: Labels, batch: int, device: torch.device) -> Tensor | None:
         """Labels as the network takes them."""
@@ -217,20 +227,49 @@ class PixelModel:
             return None
         if not classes:
             raise InputError(f"labels: {self.info.name} is unconditional; leave them out")
-        chosen = torch.as_tensor(labels, device=device)
-        if self.null_label and chosen.is_floating_point():
-            if chosen.ndim != 2 or chosen.shape[1] != classes or chosen.shape[0] not in (1, batch):
-                raise InputError(f"labels: of shape {tuple(chosen.shape)}, where [{batch}, {classes}] is wanted")
-            return chosen
-        if chosen.is_floating_point() or chosen.dtype == torch.bool:
-            raise InputError(f"labels: {chosen.dtype}; give whole numbers 0..{classes - 1}")
-        chosen = chosen.long().reshape(-1)
-        if chosen.numel() not in (1, batch):
-            raise InputError(f"labels: {chosen.numel()} for {batch} images; give one, or one for each")
+        chosen = _tensor(labels, "labels", device)
+        if chosen.ndim == 2 and chosen.shape[1] == classes > 1:
+            return self._weights_of_classes(chosen, batch)
+        if chosen.dtype == torch.bool or (chosen.is_floating_point() and not bool((chosen == chosen.round()).all())):
+            raise InputError(
+                f"labels: {chosen.dtype} of shape {tuple(chosen.shape)}; give whole numbers 0..{classes - 1}, or "
+                f"one-hot [{batch}, {classes}]"
+            )
+        if chosen.ndim > 2 or chosen.numel() not in (1, batch):
+            raise InputError(
+                f"labels: of shape {tuple(chosen.shape)} for {batch} images; give one class, one for each, or one-hot "
+                f"[{batch}, {classes}]"
+            )
         if bool(((chosen < 0) | (chosen >= classes)).any()):
             raise InputError(f"labels {chosen.tolist()}: must lie in 0..{classes - 1}")
-        chosen = chosen.expand(batch)
+        chosen = chosen.long().reshape(-1).expand(batch)
         return F.one_hot(chosen, classes).float() if self.null_label else chosen
+
+    def _weights_of_classes(self, given: Tensor, batch: int) -> Tensor:
+        """Labels given as [B, classes]: one-hot; NVlabs networks multiply them, so any weights will do there."""
+        if given.shape[0] not in (1, batch):
+            raise InputError(
+                f"labels: of shape {tuple(given.shape)}, where [{batch}, {self.info.num_classes}] is wanted"
+            )
+        weights = given.float().expand(batch, -1)
+        if not bool(weights.isfinite().all()):
+            raise InputError("labels: hold NaN or Inf")
+        one_hot = ((weights == 0) | (weights == 1)).all(1) & (weights.sum(1) == 1)
+        if not self.null_label and not bool(one_hot.all()):
+            raise InputError("labels: each row of [batch, classes] must be one-hot, a single 1 among zeros")
+        return weights if self.null_label else weights.argmax(1)
+
+
+def _tensor(given: object, what: str, device: torch.device) -> Tensor:
+    """
+    Raises:
+        InputError: naming `what`.
+    """
+    try:
+        found: Tensor = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} {given!r:.100}: are no numbers ({error})") from None
+    return found
 
 
 @dataclass

@@ -5,6 +5,7 @@ Each function here runs the file's pickle programs on `pickles.Machine` and puts
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 import zipfile
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, check_keys
+from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, Symbol, check_keys
 from .records import Archive, Record, Storage
 
 MOST_TENSORS = 100_000
+MOST_WRAPPERS = 16
+"""Dictionaries around a network."""
 LONGEST_TENSOR_NAME = 1000
 PRICE_OF_A_PAIR = 10
 """Instructions that a pair in an argument of OrderedDict counts for: one instruction can ask for a copy of them all."""
@@ -40,6 +43,14 @@ class PersistentObject:
 
     class_name: str
     state: dict[str, Any]
+
+
+def is_legacy(start: bytes) -> bool:
+    """Whether a torch legacy stream starts like this (24 bytes are enough)."""
+    body = start[2:]
+    if body[:1] == b"\x95":  # from protocol 4 on, the length of a frame comes first
+        body = body[9:]
+    return start[:1] == b"\x80" and body.startswith(LEGACY_MAGIC)
 
 
 def torch_zip(archive: Archive) -> None:
@@ -207,7 +218,7 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
             return storages[span]
         here = archive.file.tell()
         archive.file.seek(span.offset)
-        if archive.file.read(15)[2:] != LEGACY_MAGIC:
+        if not is_legacy(archive.file.read(24)):
             raise Damaged("a nested stream that torch has not written")
         value = _stream(archive, span.offset, span.offset + span.length, inside, budget)
         archive.file.seek(here)
@@ -222,6 +233,14 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         if not isinstance(state, dict) or not isinstance(meta["class_name"], str):
             raise Damaged("a persistent object without a state")
         return PersistentObject(meta["class_name"], state)
+
+    def size(numbers: Any) -> tuple[Any, ...]:
+        if not isinstance(numbers, tuple):
+            raise Damaged("a torch.Size of what is no tuple")
+        return numbers
+
+    def device(*name: Any) -> Instance:
+        return Instance(Symbol("torch", "device"), name)
 
     def dtype(code: Any, *flags: Any) -> Instance:
         return Instance(code)
@@ -251,6 +270,10 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         ("numpy._core.multiarray", "scalar"): scalar,
         ("numpy.multiarray", "scalar"): scalar,
         **{("torch", f"{name}Storage"): None for name in DTYPES},
+        # Never part of a network, but training code leaves them beside it.
+        ("torch", "Size"): size,
+        ("torch", "device"): device,
+        **{("torch", str(kind).removeprefix("torch.")): None for kind in DTYPES.values()},
     }
     inside = {pair: maker for pair, maker in table.items() if maker not in (nested, persistent)}
     return table
@@ -263,14 +286,12 @@ def take_network(archive: Archive, value: Any) -> None:
     """Find the network in what a pickle held, and put its tensors and facts into the archive.
 
     Raises:
-        InputError: there is none, or it is something else (optimiser state).
+        InputError: there is none, there are several, or it is something else (optimiser state).
     """
-    if isinstance(value, dict) and "param_groups" in value and "state" in value:
+    if _is_optimiser(value):
         raise InputError(f"{archive.path}: is an optimiser's state, not a model; give the file with the weights")
-    for wrapper in ("ema", "state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(wrapper), dict | PersistentObject):
-            value = value[wrapper]
-            break
+    keys = f"; its top-level keys are {_some_keys(value)}" if isinstance(value, dict) else ""
+    value = _unwrapped(archive, value)
     if isinstance(value, PersistentObject):
         archive.container = "NVlabs pickle"
         archive.facts = _plain(value)
@@ -278,7 +299,54 @@ def take_network(archive: Archive, value: Any) -> None:
     elif isinstance(value, dict):
         archive.records.update({str(name): entry for name, entry in value.items() if isinstance(entry, Record)})
     if not archive.records:
-        raise InputError(f"{archive.path}: holds no network: no tensors where a model's weights would be")
+        raise InputError(f"{archive.path}: holds no network: no tensors where a model's weights would be{keys}")
+
+
+def _unwrapped(archive: Archive, value: Any) -> Any:
+    """Go down through what training code puts around a network ({"state_dict": ...}, {"model": ..., "epoch": 3}).
+
+    Where several networks lie side by side, the one that is called an average (ema) is meant: that is what all three
+    originals sample from.
+
+    Raises:
+        InputError: there are several, and not one of them is an average.
+    """
+    counts: dict[int, int] = {}
+    for _ in range(MOST_WRAPPERS):
+        if not isinstance(value, dict):
+            return value
+        inside = {key: entry for key, entry in value.items() if _tensors(entry, counts)}
+        own = sum(isinstance(entry, Record) for entry in value.values())
+        if own >= max((_tensors(entry, counts) for entry in inside.values()), default=0):
+            return value
+        averages = [key for key in inside if "ema" in re.split(r"[^a-z]+", str(key).lower())]
+        if len(inside) > 1 and len(averages) != 1:
+            raise InputError(
+                f"{archive.path}: holds several networks, {_some_keys(inside)}, among the top-level keys "
+                f"{_some_keys(value)}; save the one that is wanted in a file of its own"
+            )
+        value = inside[averages[0] if len(inside) > 1 else next(iter(inside))]
+    raise Damaged("dictionaries in dictionaries without an end")
+
+
+def _tensors(value: Any, counts: dict[int, int]) -> int:
+    """How many tensors lie in a wrapped network; 0 for what is none. `counts` has what is known, by identity."""
+    if isinstance(value, PersistentObject):
+        return int(any(isinstance(value.state.get(kind), dict) for kind in ("_parameters", "_buffers", "_modules")))
+    if not isinstance(value, dict) or _is_optimiser(value):
+        return 0
+    if id(value) not in counts:
+        counts[id(value)] = 0  # of one that holds itself
+        counts[id(value)] = sum(1 if isinstance(entry, Record) else _tensors(entry, counts) for entry in value.values())
+    return counts[id(value)]
+
+
+def _is_optimiser(value: Any) -> bool:
+    return isinstance(value, dict) and "param_groups" in value and "state" in value
+
+
+def _some_keys(value: dict[Any, Any]) -> str:
+    return ", ".join(str(key)[:60] for key in list(value)[:8]) + (", ..." if len(value) > 8 else "")
 
 
 def _plain(network: PersistentObject) -> dict[str, Any]:
