@@ -20,6 +20,8 @@ from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, Sym
 from .records import Archive, Record, Storage
 
 MOST_TENSORS = 100_000
+LONGEST_BEGINNING = 4096
+"""Bytes of a stream's first three programs; torch writes about 100."""
 MOST_WRAPPERS = 16
 """Dictionaries around a network."""
 LONGEST_TENSOR_NAME = 1000
@@ -114,7 +116,9 @@ def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
 def torch_legacy(archive: Archive) -> None:
     """The format of `torch.save` before version 1.6."""
     budget = Budget()
-    take_network(archive, _stream(archive, 0, archive.opened.st_size, constructors(archive, budget), budget))
+    take_network(
+        archive, _stream(archive, 0, archive.opened.st_size, constructors(archive, budget), budget, bytearray())
+    )
 
 
 def plain_pickle(archive: Archive) -> None:
@@ -135,45 +139,59 @@ def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
     return dtype, pid[2], pid[4]
 
 
-def _stream(archive: Archive, start: int, end: int, table: Constructors, budget: Budget) -> Any:
+def _stream(archive: Archive, start: int, end: int, table: Constructors, budget: Budget, beginning: bytearray) -> Any:
     """The object in a torch legacy stream, which lies between two positions of the file.
 
     The stream has five programs (a number, a version, the machine, the object, the keys of its storages), then the
-    storages' bytes, each after its length. Where those lie is known only at the end, so the object is made twice.
+    storages' bytes, each after its length. Where those lie is known only at the end, so an object that is more than a
+    storage is made twice.
+
+    Args:
+        beginning: the first three programs of a stream of this file, once there was one. They are the same in all of
+            its hundreds of streams; those that begin with the same bytes need not run them again.
     """
-    archive.file.seek(start)
 
     def program(persistent: Callable[[Any], Any] | None = None) -> Any:
         return Machine(archive.file, end, str(archive.path), table, persistent, budget).run()
 
-    if program() != 0x1950A86A20F9469CFC6C or program() != 1001:
-        raise Damaged("a torch stream of unknown version")
-    system = program()
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise InputError(f"{archive.path}: was written on a big-endian machine; convert it there")
+    archive.file.seek(start)
+    if not beginning or archive.file.read(min(len(beginning), end - start)) != beginning:
+        archive.file.seek(start)
+        if program() != 0x1950A86A20F9469CFC6C or program() != 1001:
+            raise Damaged("a torch stream of unknown version")
+        system = program()
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise InputError(f"{archive.path}: was written on a big-endian machine; convert it there")
+        length = archive.file.tell() - start
+        archive.file.seek(start)
+        beginning[:] = archive.file.read(length if length <= LONGEST_BEGINNING else 0)
+        archive.file.seek(start + length)
 
-    wanted: dict[str, tuple[torch.dtype, int]] = {}
+    noted: dict[str, Storage] = {}
 
     def note(pid: Any) -> Storage:
         dtype, key, numel = _storage_id(pid)
-        wanted[key] = (dtype, numel)
-        return Storage(dtype, 0, numel)
+        noted[key] = Storage(dtype, 0, numel)
+        return noted[key]
 
     position = archive.file.tell()
-    program(note)
+    value = program(note)
     keys = program()
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(wanted):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(noted):
         raise Damaged("storages that nothing uses, or the other way round")
     found: dict[str, Storage] = {}
     offset = archive.file.tell()
     for key in keys:
-        dtype, numel = wanted[key]
+        dtype, numel = noted[key].dtype, noted[key].numel
         archive.file.seek(offset)
         count = archive.file.read(8)
         if int.from_bytes(count, "little") != numel or offset + 8 + numel * dtype.itemsize > end:
             raise Damaged(f"storage {key!r} of {numel * dtype.itemsize} bytes reaches beyond the end; it is truncated")
         found[key] = Storage(dtype, offset + 8, numel)
         offset += 8 + numel * dtype.itemsize
+    alone = next((key for key, storage in noted.items() if storage is value), None)
+    if alone is not None:
+        return found[alone]
     archive.file.seek(position)
     return program(lambda pid: found[_storage_id(pid)[1]])
 
@@ -188,6 +206,7 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
     However often a byte string is asked for, it is read once.
     """
     storages: dict[Span, Storage] = {}
+    beginning = bytearray()
 
     def mapping(*arguments: Any) -> dict[Any, Any]:
         if not arguments:
@@ -220,7 +239,7 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         archive.file.seek(span.offset)
         if not is_legacy(archive.file.read(24)):
             raise Damaged("a nested stream that torch has not written")
-        value = _stream(archive, span.offset, span.offset + span.length, inside, budget)
+        value = _stream(archive, span.offset, span.offset + span.length, inside, budget, beginning)
         archive.file.seek(here)
         if not isinstance(value, Storage):
             raise Damaged("a nested stream that holds no storage")
