@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -234,3 +235,24 @@ def test_a_tensor_of_20_gb_in_a_file_of_1_kb(tmp_path, suffix):
     assert path.stat().st_size < 2500
     with pytest.raises(InputError, match=r"21474836480 bytes"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "lost", "told"),
+    [
+        ("adm_neworder_classcond", "label_emb.weight", {**TOLD, "num_classes": 10}),
+        ("nv_ncsnpp_cond", "model.map_label.weight", {"label_dim": 10}),
+        ("nv_ncsnpp_cond", "model.map_augment.weight", {"augment_dim": 9}),
+        ("nv_ncsnpp_cond", "model.map_noise.freqs", {"embedding_type": "fourier"}),
+    ],
+)
+def test_a_tensor_without_which_it_is_another_model_is_named_if_anything_tells_of_it(tmp_path, file, lost, told):
+    state = load_file(DATA / f"{file}.safetensors")
+    del state[lost]
+    save_file(state, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=f"was given, but .*{lost} is missing"):
+        load_checkpoint(tmp_path / "m.safetensors", **told)
+    stated = {"kind": "pixel-model", "facts": {"arguments": told}}
+    save_file(state, tmp_path / "m.safetensors", {"ssi": json.dumps(stated)})
+    with pytest.raises(InputError, match=f"states .*{lost} is missing"):
+        load_checkpoint(tmp_path / "m.safetensors")

@@ -112,6 +112,8 @@ class Family(Protocol):
     """Further constructor arguments of the originals; they do not change what a loaded model computes."""
     defaults: ClassVar[Mapping[str, Any]]
     """What the original assumes where nothing is said and files do not differ in practice."""
+    carried_by: ClassVar[Mapping[str, str]]
+    """Argument -> the tensor whose presence alone tells it."""
     prefix: ClassVar[str]
     """What the names of the network's tensors start with."""
     null_label: ClassVar[bool]

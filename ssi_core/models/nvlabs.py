@@ -41,6 +41,10 @@ class NVLabs:
 
     name: ClassVar[str] = "nvlabs-edm"
     prefix: ClassVar[str] = "model."
+    carried_by: ClassVar[Mapping[str, str]] = {
+        "label_dim": "model.map_label.weight", "augment_dim": "model.map_augment.weight",
+        "embedding_type": "model.map_noise.freqs",
+    }  # fmt: skip
     null_label: ClassVar[bool] = True
     arguments: ClassVar[frozenset[str]] = frozenset(
         {field.name for field in fields(EDMNetConfig)}

@@ -36,6 +36,7 @@ class _OpenAI:
 
     name: ClassVar[str]
     prefix: ClassVar[str] = ""
+    carried_by: ClassVar[Mapping[str, str]] = {"num_classes": "label_emb.weight"}
     null_label: ClassVar[bool] = False
     flat_projection: ClassVar[bool]
 

@@ -119,7 +119,11 @@ def recognise(
     for hint, source in family.hints(Path(path).name.lower(), given, facts):
         _take(facts, sources, hint, source)
     own = {k: v for k, v in (stated or {}).items() if k in family.arguments}
-    _take(facts, sources, _translated(family, own, {**facts, **known}, path), "the file itself")
+    own = _translated(family, own, {**facts, **known}, path)
+    for key, carrier in family.carried_by.items():
+        if carrier not in tensors and own.get(key, known.get(key)) != known.get(key):
+            raise InputError(f"{path}: states {key}={own[key]!r}, but the tensor {carrier} is missing")
+    _take(facts, sources, own, "the file itself")
 
     unknown = sorted(set(given) - family.arguments - family.inert)
     if unknown:
@@ -131,7 +135,9 @@ def recognise(
     explicit = _translated(family, given, {**facts, **known}, path)
     for key, value in explicit.items():
         if key in known and value != known[key]:
-            raise InputError(f"{path}: {key}={value!r} was given, but its tensors have {key}={known[key]!r}")
+            carrier = family.carried_by.get(key, "")
+            missing = f"; the tensor {carrier} is missing" if carrier and carrier not in tensors else ""
+            raise InputError(f"{path}: {key}={value!r} was given, but its tensors have {key}={known[key]!r}{missing}")
     _take(facts, sources, explicit, "argument")
     facts |= known
     found = Recognised(family, facts, {k: v for k, v in sources.items() if k in facts}, mark, [e.name for e in alike])
