@@ -184,7 +184,8 @@ OPTIMISER = {"state": {0: {"exp_avg": torch.ones(500)}}, "param_groups": [{"lr":
 
 @pytest.mark.parametrize("wrap", [
     lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"ema": s}, lambda s: {f"module.{k}": v for k, v in s.items()},
-    lambda s: {"model_state_dict": s, "optimizer": OPTIMISER}, lambda s: {"params_ema": s}, lambda s: {"module": s},
+    lambda s: {"state_dict": s, "hyper_parameters": {"mean": torch.zeros(3), "std": torch.ones(3)}},
+        lambda s: {"model_state_dict": s, "optimizer": OPTIMISER}, lambda s: {"params_ema": s}, lambda s: {"module": s},
     lambda s: {"checkpoint": {"model": s}, "rng": torch.zeros(9)}, lambda s: {**s, "best": {"loss": torch.ones(1)}},
     lambda s: {"model": {k: 2 * v for k, v in s.items()}, "model_ema": s},
     lambda s: {"net": s, "size": torch.Size([3, 16]), "dtype": torch.float16, "device": torch.device("cuda", 1),

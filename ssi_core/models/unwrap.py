@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .pickles import Damaged
+from .pickles import Damaged, Instance
 from .records import Archive, Record
 
 MOST_TENSORS = 100_000
@@ -47,8 +47,8 @@ def take_network(archive: Archive, value: Any) -> None:
 def _unwrapped(archive: Archive, value: Any) -> Any:
     """Go down through what training code puts around a network ({"state_dict": ...}, {"model": ..., "epoch": 3}).
 
-    Where several networks lie side by side, the one that is called an average (ema) is meant: that is what all three
-    originals sample from.
+    Something with a tenth of another's tensors is no network beside it. Where several networks lie side by side, the
+    one that is called an average (ema) is meant: that is what all three originals sample from.
 
     Raises:
         InputError: there are several, and not one of them is an average.
@@ -57,10 +57,11 @@ def _unwrapped(archive: Archive, value: Any) -> Any:
     for _ in range(MOST_WRAPPERS):
         if not isinstance(value, dict):
             return value
-        inside = {key: entry for key, entry in value.items() if _tensors(entry, counts)}
-        own = sum(isinstance(entry, Record) for entry in value.values())
-        if own >= max((_tensors(entry, counts) for entry in inside.values()), default=0):
+        sizes = {key: _tensors(entry, counts) for key, entry in value.items()}
+        largest = max(sizes.values(), default=0)
+        if sum(isinstance(entry, Record) for entry in value.values()) >= largest:
             return value
+        inside = {key: value[key] for key, size in sizes.items() if 10 * size >= largest}
         averages = [key for key in inside if "ema" in re.split(r"[^a-z]+", str(key).lower())]
         if len(inside) > 1 and len(averages) != 1:
             raise InputError(
@@ -72,14 +73,23 @@ def _unwrapped(archive: Archive, value: Any) -> Any:
 
 
 def _tensors(value: Any, counts: dict[int, int]) -> int:
-    """How many tensors lie in a wrapped network; 0 for what is none. `counts` has what is known, by identity."""
-    if isinstance(value, PersistentObject):
-        return int(any(isinstance(value.state.get(kind), dict) for kind in ("_parameters", "_buffers", "_modules")))
-    if not isinstance(value, dict) or _is_optimiser(value):
+    """How many tensors lie in a dictionary or module; 0 for what is none. `counts` has what is known, by identity.
+
+    A module counts at least 1, so that a damaged one is looked into and refused for what it is.
+    """
+    module = isinstance(value, PersistentObject | Instance)
+    if module:
+        state = value.state if isinstance(value.state, dict) else {}
+        held = [state[kind] for kind in ("_parameters", "_buffers", "_modules") if isinstance(state.get(kind), dict)]
+    elif isinstance(value, dict) and not _is_optimiser(value):
+        held = [value]
+    else:
         return 0
     if id(value) not in counts:
         counts[id(value)] = 0  # of one that holds itself
-        counts[id(value)] = sum(1 if isinstance(entry, Record) else _tensors(entry, counts) for entry in value.values())
+        counts[id(value)] = int(module and bool(held)) + sum(
+            1 if isinstance(entry, Record) else _tensors(entry, counts) for part in held for entry in part.values()
+        )
     return counts[id(value)]
 
 
