@@ -379,9 +379,12 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
     channels, size = getattr(denoise, "channels", None), getattr(denoise, "image_size", None)
     if channels is not None and x.shape[1] != channels:
         raise InputError(f"{what}: has {x.shape[1]} channels, the model takes {channels}")
-    if size is not None and tuple(x.shape[2:]) != (size, size):
-        fitted = "x".join(str(n) for n in x.shape[2:])
-        raise InputError(f"{what}: is {fitted}, the model takes {size}x{size}; `ssi_core.image.fit` resizes")
+    shown, multiple = "x".join(str(n) for n in x.shape[2:]), getattr(denoise, "size_multiple", None)
+    if multiple is not None:
+        if any(n % multiple for n in x.shape[2:]):
+            raise InputError(f"{what}: is {shown}, the model takes multiples of {multiple}; cut it or resize it")
+    elif size is not None and tuple(x.shape[2:]) != (size, size):
+        raise InputError(f"{what}: is {shown}, the model takes {size}x{size}; `ssi_core.image.fit` resizes")
     finite = x.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise InputError(f"{what}: sample(s) {(~finite).nonzero().flatten().tolist()} hold NaN or Inf")

@@ -9,10 +9,12 @@ import torch
 
 from ssi_core import Inversion, save_image
 from ssi_core.cli import main
+from ssi_core.models.recognise import published
 
 DATA = Path(__file__).parent / "data" / "models"
 ADM = ["--set", "num_head_channels=16", "--set", "use_new_attention_order=False", "--set", "noise_schedule=linear",
        "--set", "image_size=16"]  # fmt: skip
+EDM = ["--set", "class_name=EDMPrecond"]
 
 
 def ssi(capsys, *arguments):
@@ -38,7 +40,7 @@ def picture(tmp_path):
         ("cm_bedroom256like.safetensors",
          ["--set", "num_head_channels=16", "--set", "distillation=False", "--set", "image_size=16"], []),
         ("nv_ncsnpp_cond.pkl", [], ["--label", "3"]),
-        ("nv_dhariwal_cond.safetensors", [], []),
+        ("nv_dhariwal_cond.safetensors", EDM, []),
     ],
 )  # fmt: skip
 def test_invert_and_reconstruct_with_a_converted_checkpoint(capsys, picture, tmp_path, file, told, label):
@@ -64,15 +66,15 @@ def test_the_same_weights_in_another_container_are_the_same_model(capsys, pictur
     model = ["--model", DATA / "nv_ncsnpp_cond.pkl", "--device", "cpu", "--out", out]
     ssi(capsys, "invert", picture, "--steps", "6", "--skip", "0.2", *model)
     noise = out / "photo.ssi.safetensors"
-    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ncsnpp_cond.safetensors", "--out", out)
+    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ncsnpp_cond.safetensors", *EDM, "--out", out)
     assert code == 0 and "it will not give the same picture" not in err
-    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ddpmpp.safetensors", "--out", out)
+    code, _, err = ssi(capsys, "reconstruct", noise, "--model", DATA / "nv_ddpmpp.safetensors", *EDM, "--out", out)
     assert "it will not give the same picture" in err
 
 
 def test_a_preset_is_the_papers_setting(capsys, picture, tmp_path):
     out = tmp_path / "results"
-    run = ["--model", DATA / "nv_ddpmpp.safetensors", "--device", "cpu", "--out", out]
+    run = ["--model", DATA / "nv_ddpmpp.safetensors", *EDM, "--device", "cpu", "--out", out]
     code, _, err = ssi(capsys, "invert", picture, "--preset", "bedroom-edm-ssi", *run)
     assert code == 0, err
     inversion = Inversion.load(out / "photo.ssi.safetensors")
@@ -84,10 +86,11 @@ def test_a_preset_is_the_papers_setting(capsys, picture, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", DATA / "adm_uncond256like.safetensors"], "do not tell everything"),
+        (["--model", DATA / "adm_uncond256like.safetensors"], "as in --set num_head_channels=... --set use_new_"),
+        (["--model", DATA / "nv_ddpmpp.safetensors"], "as in --set class_name=..."),
         (["--model", DATA / "adm_uncond256like.safetensors", *ADM[:6]], "does not tell its image size"),
         (["--model", DATA / "nv_ncsnpp_cond.pkl", "--label", "10"], "has 10 classes (counted from 0)"),
-        (["--model", DATA / "nv_ddpmpp.safetensors", "--label", "0"], "has no classes"),
+        (["--model", DATA / "nv_ddpmpp.safetensors", *EDM, "--label", "0"], "has no classes"),
         (["--model", "nowhere.pt"], "nor a file"),
         (["--model", "demo", "--label", "1"], "no classes"),
         (["--model", DATA / "nv_ddpmpp.safetensors", "--set", "x"], "give name=value"),
@@ -110,6 +113,56 @@ def test_describe_tells_what_is_known_from_where(capsys):
     assert code == 2 and "posix.system" in err
 
 
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("adm_uncond256like", ["num_heads=7"], "7: does not divide"),
+        ("adm_uncond256like", ["num_heads=2", "noise_schedule=sigmoid", "use_new_attention_order=no"], "sigmoid"),
+        ("nv_ddpmpp", ["class_name=Precond"], "class_name 'Precond': unknown"),
+    ],
+)
+def test_describe_checks_what_it_is_told_as_loading_does(capsys, file, settings, message):
+    told = [part for setting in settings for part in ("--set", setting)]
+    code, _, err = ssi(capsys, "describe", DATA / f"{file}.safetensors", *told)
+    assert code == 2 and message in err
+
+
+def test_describe_says_what_only_the_denoiser_lacks_and_what_is_assumed(capsys):
+    code, _, err = ssi(capsys, "describe", DATA / "nv_ddpmpp.safetensors")
+    assert code == 0 and "not told: class_name: EDMPrecond" in err and "--set class_name=..." in err
+    code, said, err = ssi(capsys, "describe", DATA / "nv_ddpmpp.safetensors", "--set", "img_channels=3")
+    assert code == 0 and "assumed: the original's default" in said and not err
+
+
+def test_questions_are_asked_before_weights_are_read(capsys, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssi_core.cli.options.load_checkpoint", lambda *_, **__: pytest.fail("weights were read"))
+    for file, told, message in (
+        ("cm_bedroom256like", ["num_head_channels=16"], "distillation: False"),
+        ("cm_bedroom256like", ["num_head_channels=16", "distillation=False"], "--set image_size=256"),
+        (
+            "cm_imagenet64like",
+            ["num_head_channels=16", "distillation=False", "image_size=16"],
+            "choose one with --label",
+        ),
+    ):
+        settings = [part for setting in told for part in ("--set", setting)]
+        code, _, err = ssi(capsys, "invert", picture, "--model", DATA / f"{file}.safetensors", *settings)
+        assert code == 2 and message in err and "load_checkpoint" not in err
+
+
+def test_converting_without_an_image_size_says_so(capsys, tmp_path):
+    code, _, err = ssi(capsys, "convert", DATA / "adm_uncond256like.safetensors", tmp_path / "m.safetensors", *ADM[:6])
+    assert code == 0 and "convert with --set image_size=..." in err
+
+
+def test_the_list_of_models_is_whole_on_80_columns(capsys, tmp_path):
+    (tmp_path / "lsun_bedroom.safetensors").write_bytes((DATA / "nv_ddpmpp.safetensors").read_bytes())
+    with pytest.raises(SystemExit):
+        main(["models", str(tmp_path)])
+    out, _ = capsys.readouterr()
+    assert all(name in out for name in published()) and "…" not in out
+
+
 def test_models_lists_addresses_and_what_is_there(capsys, tmp_path):
     code, said, _ = ssi(capsys, "models")
     assert code == 0 and "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/lsun_bedroom.pt" in said
@@ -117,10 +170,17 @@ def test_models_lists_addresses_and_what_is_there(capsys, tmp_path):
     assert code == 2 and "no such folder" in err
 
 
-def test_convert_halves_a_file(capsys, tmp_path):
+@pytest.mark.parametrize("dtype", ["bfloat16", "bf16", "float16", "fp16", "half"])
+def test_convert_halves_a_file(capsys, tmp_path, dtype):
     out = tmp_path / "half.safetensors"
-    code, _, _ = ssi(capsys, "convert", DATA / "nv_ncsnpp_cond.pkl", out, "--dtype", "bfloat16")
+    code, _, _ = ssi(capsys, "convert", DATA / "nv_ncsnpp_cond.pkl", out, "--dtype", dtype)
     assert code == 0
     assert out.stat().st_size < 0.75 * (DATA / "nv_ncsnpp_cond.pkl").stat().st_size
+    kind = "bfloat16" if dtype.startswith("b") else "float16"
+    assert kind in ssi(capsys, "describe", out)[1]
+
+
+def test_unknown_dtypes_are_refused(capsys, tmp_path):
+    out = tmp_path / "half.safetensors"
     code, _, err = ssi(capsys, "convert", DATA / "nv_ncsnpp_cond.pkl", out, "--dtype", "int8")
-    assert code == 2 and "int8" in err
+    assert code == 2 and "int8" in err and "bf16" in err and not out.exists()

@@ -12,7 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ssi_core.denoiser import Clipped, Denoiser
+from ssi_core.denoiser import Clipped
+from ssi_core.errors import InputError
+from ssi_core.inversion import Callback, invert, reconstruct
 from ssi_core.models import PixelModel, load_checkpoint
 from ssi_core.models.edm import Block, EDMNetConfig
 from ssi_core.models.family import Recognised
@@ -21,7 +23,6 @@ from ssi_core.models.load import skeleton
 from ssi_core.models.recognise import FAMILIES, published, signature
 from ssi_core.process import DiscreteVP
 from ssi_core.schedule import ddim_sigmas, karras_sigmas
-from ssi_core.solver import find_solver
 
 DATA = Path(__file__).parent / "data" / "models"
 ADM = ["adm_uncond256like", "adm_neworder_classcond", "adm_plain_convresample_heads4"]
@@ -218,20 +219,22 @@ def test_karras_sigmas(steps):
     assert float((karras_sigmas(steps) - theirs).abs().max()) < 1e-4  # theirs are computed in float32
 
 
-class AsModel:
-    """A denoiser as solvers see it: one sigma for the whole batch, every call remembered."""
+def walked() -> tuple[list[Tensor], Callback]:
+    """A list, and a callback that puts every state into it."""
+    states: list[Tensor] = []
+    return states, lambda now: states.append(now.x)
 
-    def __init__(self, denoise: Denoiser) -> None:
+
+class Noted:
+    """A denoiser that remembers what it was asked."""
+
+    def __init__(self, denoise: PixelModel) -> None:
         self.denoise = denoise
-        self.calls: list[tuple[float, Tensor, Tensor]] = []
+        self.calls: list[tuple[float, Tensor]] = []
 
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        result = self.denoise(x, torch.full((len(x),), sigma, dtype=torch.float64)).to(x)
-        self.calls.append((sigma, x, result))
-        return result
-
-    def scale(self, sigma: float) -> float:
-        return 1 / math.sqrt(1 + sigma**2)
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls.append((float(sigma[0]), x))
+        return self.denoise(x, sigma)
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -242,62 +245,79 @@ class AsModel:
         ("adm_ddim20_cosine_classcond", "adm_neworder_classcond", "cosine"),
     ],
 )
-def test_ddim_and_its_reverse_process_of_guided_diffusion(trajectory, name, betas, clip):
-    data = load_file(DATA / f"{trajectory}.trajectory.safetensors")
-    ours = model(name, noise_schedule=betas)
-    conditioned = ours.conditioned(int(data["y"])) if "y" in data else ours
-    denoise = AsModel(Clipped(conditioned) if clip else conditioned)
-    sigmas = ddim_sigmas(20, DiscreteVP(betas))
-    assert torch.equal(DiscreteVP(betas).sigmas[data["timestep_map"]], sigmas[:-1].flip(0))
-    kind = "clip" if clip else "noclip"
+class TestGuidedDiffusion:
+    """DDIM of 20 steps and its reverse process, on 8x8 pixels with networks of image_size 16."""
 
-    def scaled(x: Tensor, sigma: Tensor) -> Tensor:
-        return x / (1 + sigma**2).sqrt()
+    def setup(self, trajectory, name, betas, clip):
+        data = load_file(DATA / f"{trajectory}.trajectory.safetensors")
+        ours = model(name, noise_schedule=betas)
+        assert ours.image_size == 16 and data["x_0"].shape[-1] == 8
+        conditioned = ours.conditioned(int(data["y"])) if "y" in data else ours
+        sigmas = ddim_sigmas(20, ours.process)
+        assert torch.equal(ours.process.sigmas[data["timestep_map"]], sigmas[:-1].flip(0))
+        return data, Clipped(conditioned) if clip else conditioned, sigmas, ours.process, "clip" if clip else "noclip"
 
-    # Sampling: their state is ours divided by sqrt(1 + sigma^2).
-    start = data["x_T"].double() * (1 + sigmas[0] ** 2).sqrt()
-    states = list(find_solver("euler").solver(denoise, start, sigmas.tolist()))
-    for state, sigma, theirs in zip(states, sigmas[1:], data[f"ddim_{kind}.samples"], strict=True):
-        assert difference(scaled(state, sigma), theirs.double()) < 1e-4
+    def test_sampling(self, trajectory, name, betas, clip):
+        data, denoise, sigmas, process, kind = self.setup(trajectory, name, betas, clip)
+        states, progress = walked()
+        reconstruct(denoise, data["x_T"].double(), sigmas, solver="euler", process=process, progress=progress)
+        found = torch.stack([process.scale(s) * x for x, s in zip(states, sigmas[1:].tolist(), strict=True)])
+        assert difference(found, data[f"ddim_{kind}.samples"].double()) < TOLERANCE
 
-    # Inversion: their x_0 is taken to lie at index 0, and the last result is the predicted noise.
-    rising = sigmas[:-1].flip(0)
-    start = data["x_0"].double() * (1 + rising[0] ** 2).sqrt()
-    states = list(find_solver("ddim-current").solver(denoise, start, rising.tolist()))
-    last = float(rising[-1])
-    noise = (states[-1] - denoise(states[-1], last)) / last
-    found = [scaled(state, sigma) for state, sigma in zip(states, rising[1:], strict=True)] + [noise]
-    # The last of them is chaotic without clipping: a change of x_0 by 1e-5 of itself moves it by 3e-3, so the 1e-6 by
-    # which two float32 evaluations of one network differ become 3e-4 (theirs among themselves: 1.3e-4).
-    bounds = [1e-4] * (len(found) - 1) + [1e-3]
-    for state, theirs, bound in zip(found, data[f"reverse_{kind}.samples"], bounds, strict=True):
-        assert difference(state, theirs.double()) < bound
+    def test_inversion(self, trajectory, name, betas, clip):
+        """Their x_0 is taken to lie at index 0, and the last result is the predicted noise."""
+        data, denoise, sigmas, process, kind = self.setup(trajectory, name, betas, clip)
+        found = invert(
+            denoise, data["x_0"].double(), sigmas, skip=0, solver="ddim-current", process=process, keep_states=True
+        )
+        theirs = data[f"reverse_{kind}.samples"].double()
+        assert found.nfe == len(theirs) and found.states is not None
+        rising = sigmas[:-1].flip(0).tolist()
+        for state, sigma, wanted in zip(found.states[1:], rising[1:], theirs[:-1], strict=True):
+            assert difference(process.scale(sigma) * state, wanted) < 1e-4
+        # The linear one's last step is chaotic without clipping: a change of x_0 by 1e-5 of itself moves it by 3e-3,
+        # so the 1e-6 by which two float32 evaluations of one network differ become 3e-4, in any coordinates.
+        assert difference(found.noise, theirs[-1]) < (1e-3 if (betas, clip) == ("linear", False) else 1e-4)
 
 
 def test_heun_of_nvlabs():
     data = load_file(DATA / "nv_edm_sampler_heun10.trajectory.safetensors")
-    denoise = AsModel(model("nv_ddpmpp"))
-    sigmas = karras_sigmas(10)
-    states = list(find_solver("heun").solver(denoise, data["latents"].double() * 80, sigmas.tolist()))
-    assert difference(states[-1], data["final"]) < 1e-4
-    assert len(denoise.calls) == 19
-    for (sigma, x, _), theirs_sigma, theirs_x in zip(denoise.calls, data["net_sigma"], data["net_x"], strict=True):
+    denoise = Noted(model("nv_ddpmpp"))
+    assert difference(reconstruct(denoise, data["latents"].double(), karras_sigmas(10), solver="heun"),
+                      data["final"]) < TOLERANCE  # fmt: skip
+    for (sigma, x), theirs_sigma, theirs_x in zip(denoise.calls, data["net_sigma"], data["net_x"], strict=True):
         assert sigma == pytest.approx(float(theirs_sigma), rel=1e-6)
-        assert difference(x.float(), theirs_x) < 1e-4
+        assert difference(x.float(), theirs_x) < TOLERANCE
 
 
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_karras_samplers_of_consistency_models(solver, clip):
+    """On 8x8 pixels with a network of image_size 16."""
     data = load_file(DATA / "cm_karras10.trajectory.safetensors")
     ours = model("cm_bedroom256like", distillation=False)
-    denoise = AsModel(Clipped(ours) if clip else ours)
     kind = f"{solver}_{'clip' if clip else 'noclip'}"
-    start = data["noise"] * 80
-    states = [start, *find_solver(solver).solver(denoise, start, data["sigmas"].tolist())]
-    for state, theirs in zip(states, data[f"{kind}.x"], strict=False):
-        assert difference(state, theirs) < 1e-4
-    assert difference(states[-1].clamp(-1, 1), data[f"{kind}.final"]) < 1e-4
+    states, progress = walked()
+    final = reconstruct(
+        Clipped(ours) if clip else ours, data["noise"], karras_sigmas(10), solver=solver, progress=progress
+    )
+    # Theirs are the states that steps begin with.
+    for state, theirs in zip(states, data[f"{kind}.x"][1:], strict=False):
+        assert difference(state, theirs) < TOLERANCE
+    assert difference(final.clamp(-1, 1), data[f"{kind}.final"]) < TOLERANCE
+
+
+def test_other_sizes_than_the_trained_one_are_run_if_the_network_can():
+    ours = model("nv_ddpmpp")
+    assert (ours.image_size, ours.size_multiple) == (16, 2)
+    images = torch.randn(1, 3, 24, 10, generator=torch.Generator().manual_seed(4))
+    found = invert(ours, images, karras_sigmas(4))
+    assert reconstruct(ours.conditioned(None), found.noise, found.sigmas).shape == images.shape
+    denoise = Noted(ours)
+    denoise.size_multiple = ours.size_multiple
+    with pytest.raises(InputError, match="x0: is 24x9, the model takes multiples of 2"):
+        invert(denoise, images[..., :9], karras_sigmas(4))
+    assert not denoise.calls
 
 
 def test_one_step_and_multistep_consistency_sampling():

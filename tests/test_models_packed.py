@@ -107,7 +107,7 @@ def ncsnpp(path: Path) -> dict[str, object]:
     config = EDMNetConfig("SongUNet", 16, 3, 3, 128, (1, 2), 1, (8,), channel_mult_noise=2, embedding_type="fourier",
                           encoder_type="residual", resample_filter=(1, 3, 3, 1))  # fmt: skip
     save_file({f"model.{k}": v for k, v in SongUNet(config).state_dict().items()}, path)
-    return {}
+    return {"class_name": "EDMPrecond"}
 
 
 @pytest.mark.parametrize("make", [adm, ncsnpp])

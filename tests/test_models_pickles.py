@@ -228,7 +228,7 @@ def test_a_stream_that_is_asked_for_often_is_read_once(tmp_path):
 
 def test_all_programs_of_a_file_share_one_limit(tmp_path):
     path = tmp_path / "model.pkl"
-    path.write_bytes(b"\x80\x02" + load_from(storage_stream(b"N" * 900_000)) * 3 + b".")
+    path.write_bytes(b"\x80\x02" + load_from(storage_stream(b"N" * 900_000)) * 5 + b".")
     assert "more than 4000000 instructions" in refused(path)
 
 
@@ -411,3 +411,15 @@ def test_a_big_endian_file(tmp_path):
 def test_a_script_archive_names_its_classes(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
     assert "__torch__" in refused(tmp_path / "script.pt")
+
+
+def test_every_stream_answers_for_its_own_beginning(tmp_path):
+    """The first three programs of a file's streams are run once; one whose bytes differ is not taken for the others."""
+    data = NVLABS.read_bytes()
+    first = data.index(b"little_endianq")
+    last = data.rindex(b"little_endianq")
+    true = data.index(b"\x88", last)
+    assert first < last < true < last + 40
+    forged = tmp_path / "model.pkl"
+    forged.write_bytes(data[:true] + b"\x89" + data[true + 1 :])
+    assert "big-endian" in refused(forged)

@@ -49,10 +49,11 @@ TABLE: Mapping[str, tuple[str, Check]] = {
                      "img_resolution", "channel_mult_emb", "channel_mult_noise"), COUNT),
     **dict.fromkeys(("num_res_blocks", "num_blocks", "label_dim", "augment_dim"), _whole(0)),
     **dict.fromkeys(("num_head_channels", "num_heads_upsample"), _whole(-1)),
-    **dict.fromkeys(("image_size", "num_classes"), _or_none(COUNT)),
+    "image_size": _or_none(COUNT),
+    "num_classes": _or_none(_whole(0)),
     **dict.fromkeys(("diffusion_steps", "M"), _whole(1, MOST_LEVELS)),
     **dict.fromkeys(("sigma_min", "sigma_max", "sigma_data", "beta_d", "beta_min", "epsilon_t"), POSITIVE),
-    **dict.fromkeys(("noise_schedule", "class_name", "precond", "model_type", "embedding_type", "encoder_type",
+    **dict.fromkeys(("noise_schedule", "class_name", "ctor", "precond", "model_type", "embedding_type", "encoder_type",
                      "decoder_type"), TEXT),
     **dict.fromkeys(("channel_mult", "attention_resolutions", "attn_resolutions", "resample_filter"), NUMBERS),
 }  # fmt: skip

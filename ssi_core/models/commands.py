@@ -11,9 +11,9 @@ import torch
 
 from ..artifact import save_tensors
 from ..errors import Cancelled, InputError
-from .container import open_archive
-from .load import DTYPES, Progress, kept_dtypes, stated, view
-from .recognise import Published, canonical, published, recognise, refusal
+from .family import Undecided
+from .load import DTYPES, Progress, examined, kept_dtypes
+from .recognise import Published, published
 from .records import Archive
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
@@ -35,10 +35,15 @@ class Description:
     family: str
     names: tuple[str, ...]
     """Published files that it can be."""
+    image_size: int | None
+    num_classes: int
+    """0: unconditional."""
+    null_label: bool
+    """Whether it can be asked without a class where it has classes."""
     facts: dict[str, Any]
     sources: dict[str, str]
-    choices: tuple[str, ...]
-    """What it does not tell; nothing, if it can be loaded as it is."""
+    undecided: Undecided | None
+    """What it does not tell; nothing, if it can be used as it is."""
     signature: str
 
 
@@ -50,16 +55,10 @@ def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[st
         name, overrides: as in `load_checkpoint`.
 
     Raises:
-        InputError: as in `load_checkpoint`, except that open questions are no error.
+        InputError: as in `load_checkpoint`, except that open questions are no error and NaN weights go unseen.
     """
-    with open_archive(path) as archive:
-        found = recognise(
-            view(archive, canonical(list(archive.records))),
-            path=path,
-            name=name,
-            stated=stated(archive),
-            overrides=overrides,
-        )
+    with examined(path, name=name, overrides=overrides) as seen:
+        archive, found = seen.archive, seen.found
         return Description(
             path=Path(path),
             container=archive.container,
@@ -68,9 +67,12 @@ def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[st
             stored=_stored(archive),
             family=found.family.name,
             names=tuple(found.names),
+            image_size=found.image_size,
+            num_classes=found.num_classes,
+            null_label=found.family.null_label,
             facts=found.facts,
             sources=found.sources,
-            choices=tuple(question.choices for question in found.questions),
+            undecided=seen.undecided() if found.questions else None,
             signature=found.signature,
         )
 
@@ -106,15 +108,14 @@ def convert(
         raise InputError(f"output {output}: must end in .safetensors")
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
-    with open_archive(path) as archive:
-        names = canonical(list(archive.records))
-        found = recognise(view(archive, names), path=path, name=name, stated=stated(archive), overrides=overrides)
+    with examined(path, name=name, overrides=overrides) as seen:
+        archive, found = seen.archive, seen.found
         if found.questions:
-            raise refusal(found, path)
-        kinds = kept_dtypes(found, dtype) if dtype is not None else {}
+            raise seen.undecided()
+        kinds = kept_dtypes(seen, dtype) if dtype is not None else {}
         tensors = {}
         done, total = 0, archive.nbytes
-        for key, original in names.items():
+        for key, original in seen.names.items():
             stored = archive.tensor(original)
             tensors[key] = stored.to(kinds.get(key, stored.dtype))
             if not bool(tensors[key].isfinite().all()) and bool(stored.isfinite().all()):

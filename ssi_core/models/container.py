@@ -28,7 +28,7 @@ import torch
 from ..errors import InputError
 from .pickles import Damaged
 from .records import Archive, Record, Storage
-from .torchfile import LEGACY_MAGIC, plain_pickle, torch_legacy, torch_zip
+from .torchfile import is_legacy, plain_pickle, torch_legacy, torch_zip
 
 LONGEST_HEADER = 100_000_000
 """Bytes of a safetensors header."""
@@ -87,7 +87,7 @@ def _list_tensors(archive: Archive) -> None:
     elif start[:4] == b"PK\x03\x04":
         archive.container = "torch zip"
         torch_zip(archive)
-    elif start[:1] == b"\x80" and start[2:15] == LEGACY_MAGIC:
+    elif is_legacy(start):
         archive.container = "torch legacy"
         torch_legacy(archive)
     elif start[:1] == b"\x80":

@@ -5,13 +5,15 @@ A new family is one class like `Family`, listed in `recognise.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, Network
+from ..errors import InputError
 from ..process import Process
 from .layers import Layers
 
@@ -33,6 +35,18 @@ class Tensors:
         """The names that start with `prefix`."""
         return [name for name in self.shapes if name.startswith(prefix)]
 
+    def size(self, *candidates: tuple[str, int], default: int) -> int:
+        """The size that each of several (name, dimension) has in a whole file: of the first one that is there.
+
+        Where none is, `default` will do: the network is then built with tensors that the file lacks, and the error
+        names them all.
+        """
+        for name, dimension in candidates:
+            shape = self.shapes.get(name, ())
+            if len(shape) > dimension and shape[dimension] > 0:
+                return shape[dimension]
+        return default
+
 
 @dataclass(frozen=True)
 class Question:
@@ -42,6 +56,35 @@ class Question:
     """The overrides that answer it; one is enough."""
     choices: str
     """Which answers exist, for the message."""
+    of_meaning: bool = False
+    """It concerns only how the network's output is read: the network itself can be built and run without an answer."""
+    stand_in: Mapping[str, Any] = field(default_factory=dict)
+    """An answer under which the network has the same tensors, to check them by."""
+
+
+class Undecided(InputError):
+    """A checkpoint leaves questions open.
+
+    Args:
+        path: the file.
+        family: whose it is.
+        questions: what is open, one or more.
+        names: published files that it can be.
+    """
+
+    def __init__(self, path: str | Path, family: str, questions: Sequence[Question], names: Sequence[str]) -> None:
+        self.path, self.family, self.questions, self.names = path, family, tuple(questions), tuple(names)
+        super().__init__(self.worded(lambda named: f"load_checkpoint(path, {', '.join(f'{n}=...' for n in named)})"))
+
+    def worded(self, example: Callable[[Sequence[str]], str]) -> str:
+        """The message; `example` shows how arguments of these names are given where the reader is."""
+        choices = "; ".join(question.choices for question in self.questions)
+        answers = example([question.arguments[0] for question in self.questions])
+        alike = f" Or say which published file it is, as in {example(['name'])}: {', '.join(self.names)}."
+        return (
+            f"{self.path}: is a {self.family} model, but its tensors do not tell everything. Choices: {choices}. "
+            f"Say which, as in {answers}.{alike if self.names else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +112,8 @@ class Family(Protocol):
     """Further constructor arguments of the originals; they do not change what a loaded model computes."""
     defaults: ClassVar[Mapping[str, Any]]
     """What the original assumes where nothing is said and files do not differ in practice."""
+    carried_by: ClassVar[Mapping[str, str]]
+    """Argument -> the tensor whose presence alone tells it."""
     prefix: ClassVar[str]
     """What the names of the network's tensors start with."""
     null_label: ClassVar[bool]
@@ -88,6 +133,11 @@ class Family(Protocol):
 
     def translate(self, overrides: Mapping[str, Any], known: Facts) -> Facts:
         """Overrides in the words of `read` (num_channels is model_channels, ...)."""
+        ...
+
+    def hints(self, filename: str, given: Mapping[str, Any], facts: Facts) -> Iterable[tuple[Facts, str]]:
+        """What the file's name and the arguments given suggest without saying it, beyond the facts known so far: in
+        rising authority, each with where it comes from, in words for people."""
         ...
 
     def questions(self, facts: Facts) -> list[Question]:
@@ -122,4 +172,20 @@ class Recognised:
     names: list[str] = field(default_factory=list)
     """Published files that it can be; one where that is certain."""
     questions: list[Question] = field(default_factory=list)
-    """What is still open; a model can be loaded only when nothing is."""
+    """What is still open. While the network is concerned, nothing can be loaded."""
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width it was trained on, in pixels; None where nothing says so."""
+        size = self.facts.get("image_size", self.facts.get("img_resolution"))
+        return None if size is None else int(size)
+
+    @property
+    def num_classes(self) -> int:
+        """0: unconditional."""
+        return int(self.facts.get("num_classes") or self.facts.get("label_dim") or 0)
+
+    @property
+    def of_network(self) -> bool:
+        """Whether anything is open that the network depends on."""
+        return not all(question.of_meaning for question in self.questions)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from torch import Tensor, nn
 
 from ..errors import Cancelled, InputError
 from .container import open_archive
-from .family import Recognised, Tensors
+from .family import Meaning, Recognised, Tensors, Undecided
 from .layers import Layers, assign
 from .packed import PackedLayers, packing_available
 from .pixel import Info, PixelModel
-from .recognise import canonical, recognise, refusal
+from .recognise import canonical, recognise
 from .records import Archive
 
 LARGEST_SMALL_TENSOR = 1_000_000
@@ -46,7 +48,9 @@ def load_checkpoint(
     """Load a pixel-model checkpoint of guided-diffusion, consistency_models or NVlabs/edm.
 
     Nothing in the file is executed. What it is follows from its tensors; where they do not tell, from published files
-    of the same shape, from the file's name, or from `name` and `overrides`.
+    of the same shape, from the file's name, or from `name` and `overrides`. What concerns only how the network's output
+    is read (noise_schedule, distillation, class_name) may stay open: `network` then works, `info.undecided` says what
+    is missing, and everything that depends on it raises.
 
     Args:
         path: .pt, .pth, .pkl or .safetensors file.
@@ -64,30 +68,22 @@ def load_checkpoint(
         The model, in eval mode.
 
     Raises:
-        InputError: the file is missing, damaged, forbidden, something else, or does not tell everything; the message
-            says what and what to do.
+        InputError: the file is missing, damaged, forbidden, something else, or does not tell everything about the
+            network; the message says what and what to do.
         Cancelled: `progress` returned False.
     """
     path = Path(path)
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
-    with open_archive(path) as archive:
-        names = canonical(list(archive.records))
-        tensors = view(archive, names)
-        found = recognise(tensors, path=path, name=name, stated=stated(archive), overrides=overrides)
-        if found.questions:
-            raise refusal(found, path)
-        family = found.family
-        try:
-            network = skeleton(found, layers or _fastest(torch.device(device), dtype or torch.float32))
-            meaning = family.meaning(found.facts, tensors)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        wanted = {family.prefix + key: key for key in network.state_dict()}
-        _check_shapes(path, found, network, tensors)
+    layers = layers or _fastest(torch.device(device), dtype or torch.float32)
+    with examined(path, name=name, overrides=overrides, layers=layers) as seen:
+        archive, found, network, meaning = seen.archive, seen.found, seen.network, seen.meaning
+        family, undecided = found.family, tuple(question.choices for question in found.questions)
+        if found.of_network:
+            raise seen.undecided()
         chosen = dtype or torch.float32
         kinds = _dtypes(network, chosen)
-        files = {names[full]: (key, kinds[key]) for full, key in wanted.items()}
+        files = {seen.names[family.prefix + key]: (key, kind) for key, kind in kinds.items()}
         state, fingerprint = _read(archive, files, torch.device(device), progress or _bar(path.name, archive.nbytes))
         archive.check_unchanged()
         assign(network, state)
@@ -96,12 +92,13 @@ def load_checkpoint(
             name=found.names[0] if len(found.names) == 1 else path.stem,
             family=family.name,
             container=archive.container,
-            parametrisation=meaning.parametrisation,
-            schedule=meaning.schedule,
-            image_size=found.facts.get("image_size", found.facts.get("img_resolution")),
+            parametrisation=meaning.parametrisation if meaning else "undecided",
+            schedule=meaning.schedule if meaning else "undecided",
+            undecided=undecided,
+            image_size=found.image_size,
             in_channels=found.facts["in_channels"],
             out_channels=found.facts["out_channels"],
-            num_classes=found.facts.get("num_classes") or found.facts.get("label_dim") or 0,
+            num_classes=found.num_classes,
             parameters=sum(p.numel() for p in network.parameters()),
             dtype=str(chosen).removeprefix("torch."),
             stored=", ".join(sorted(str(kind).removeprefix("torch.") for kind in stored)),
@@ -110,22 +107,74 @@ def load_checkpoint(
             sources=found.sources,
             fingerprint=fingerprint,
         )
-        return PixelModel(network, meaning, info, chosen, family.null_label)
+        return PixelModel(network, meaning or seen.undecided, info, chosen, family.null_label)
+
+
+@dataclass
+class Examined:
+    """An open checkpoint: recognised, and of its network's names and shapes. Its weights are unread."""
+
+    path: Path
+    archive: Archive
+    names: dict[str, str]
+    """Canonical name -> name in the file."""
+    found: Recognised
+    network: nn.Module
+    """Without weights; with stand-ins for what is open about it."""
+    meaning: Meaning | None
+    """None while anything is open."""
+
+    def undecided(self) -> Undecided:
+        """What to tell someone who needs what is open."""
+        return Undecided(self.path, self.found.family.name, self.found.questions, self.found.names)
+
+
+@contextmanager
+def examined(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    layers: Layers = nn,
+) -> Iterator[Examined]:
+    """Open a checkpoint and find out everything but its weights.
+
+    Args:
+        path, name, overrides, layers: as in `load_checkpoint`.
+
+    Raises:
+        InputError: as in `load_checkpoint`, except that open questions are no error.
+    """
+    path = Path(path)
+    with open_archive(path) as archive:
+        names = canonical(list(archive.records))
+        tensors = view(archive, names)
+        found = recognise(tensors, path=path, name=name, stated=stated(archive), overrides=overrides)
+        try:
+            network = skeleton(found, layers)
+            meaning = None if found.questions else found.family.meaning(found.facts, tensors)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        check_shapes(path, found, network, tensors)
+        yield Examined(path, archive, names, found, network, meaning)
 
 
 def skeleton(found: Recognised, layers: Layers = nn) -> nn.Module:
-    """The network without weights."""
+    """The network without weights, with stand-ins for what is open about it."""
+    facts = dict(found.facts)
+    for question in found.questions:
+        facts |= question.stand_in
     with torch.device("meta"):
-        return found.family.network(found.facts, layers)
+        return found.family.network(facts, layers)
 
 
 def _fastest(device: torch.device, dtype: torch.dtype) -> Layers:
     return PackedLayers if device.type == "cpu" and dtype == torch.float32 and packing_available() else nn
 
 
-def kept_dtypes(found: Recognised, dtype: torch.dtype) -> dict[str, torch.dtype]:
+def kept_dtypes(seen: Examined, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """In which dtype a file of half precision keeps each tensor of its network, by canonical name."""
-    return {found.family.prefix + key: kind for key, kind in _dtypes(skeleton(found), dtype).items()}
+    return {seen.found.family.prefix + key: kind for key, kind in _dtypes(seen.network, dtype).items()}
 
 
 def view(archive: Archive, names: dict[str, str]) -> Tensors:
@@ -148,7 +197,7 @@ def stated(archive: Archive) -> dict[str, Any]:
     return dict(facts.get("arguments", {})) if isinstance(facts, dict) else {}
 
 
-def _check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Tensors) -> None:
+def check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Tensors) -> None:
     """Raise InputError unless the file has exactly the network's tensors."""
     prefix = found.family.prefix
     expected = {prefix + key: tuple(value.shape) for key, value in network.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,81 +21,112 @@ from .layers import Layers
 from .precondition import Exploding, NearestLevel
 
 PRECONDITIONERS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
+SHORT = {"vp": "VPPrecond", "ve": "VEPrecond", "edm": "EDMPrecond"}
+"""As `--precond` and the published files' names have it."""
+PUBLISHED_NAME = re.compile(r"(?<![a-z0-9])(edm|baseline)-[a-z0-9]+-\d+x\d+-(?:un)?cond-(vp|ve|adm)(?![a-z0-9])")
+SPECIFIC = {"EDMPrecond": {"sigma_data"}, "VPPrecond": {"beta_d", "beta_min", "epsilon_t"}}
+"""Arguments that one preconditioner alone takes."""
+
+
+OUTWARD = ("norm1.weight", "norm1.bias", "conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias")
+"""Tensors of a block of the decoder that are as long as it is wide."""
 
 
 class NVLabs:
     """NVlabs/edm: SongUNet and DhariwalUNet inside one of four preconditioners.
 
-    The tensors do not tell EDMPrecond, VPPrecond and VEPrecond apart. A `.pkl` says which it is; elsewhere EDMPrecond
-    is assumed, as in the original's own command line, and `class_name` (or `precond`) says otherwise.
+    The tensors do not tell EDMPrecond, VPPrecond and VEPrecond apart. A `.pkl` says which it is; elsewhere its name,
+    its shape, or an argument that only one of them takes may (`hints`); else `class_name` (or `precond`) must.
     """
 
     name: ClassVar[str] = "nvlabs-edm"
     prefix: ClassVar[str] = "model."
+    carried_by: ClassVar[Mapping[str, str]] = {
+        "label_dim": "model.map_label.weight", "augment_dim": "model.map_augment.weight",
+        "embedding_type": "model.map_noise.freqs",
+    }  # fmt: skip
     null_label: ClassVar[bool] = True
     arguments: ClassVar[frozenset[str]] = frozenset(
         {field.name for field in fields(EDMNetConfig)}
-        | {"img_channels", "image_size", "class_name", "precond", "sigma_data", "sigma_min", "sigma_max"}
+        | {"img_channels", "image_size", "class_name", "ctor", "precond", "sigma_data", "sigma_min", "sigma_max"}
         | {"beta_d", "beta_min", "M", "epsilon_t"}
     )
     inert: ClassVar[frozenset[str]] = frozenset({"dropout", "label_dropout", "use_fp16", "C_1", "C_2"})
     defaults: ClassVar[Mapping[str, Any]] = {
-        "class_name": "EDMPrecond", "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5,
+        "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5,
     }  # fmt: skip
 
     def matches(self, tensors: Tensors) -> bool:
-        return "model.map_layer0.weight" in tensors and any(_block(name) for name in tensors.under("model.enc."))
+        return bool(tensors.under("model.map_")) and any(_block(name) for name in tensors.under("model.enc."))
 
     def read(self, tensors: Tensors) -> Facts:
-        shapes = tensors.shapes
-        size: dict[str, tuple[int, ...]] = {name[6:]: shape for name, shape in shapes.items() if name[:6] == "model."}
+        names = [name[6:] for name in tensors.under("model.")]
 
-        def dimension(name: str, index: int) -> int:
-            if name not in size:
-                raise InputError(f"it has no tensor model.{name}, which every model of this family has")
-            if len(size[name]) <= index or size[name][index] < 1:
-                raise InputError(f"its tensor model.{name} has the shape {size[name]}")
-            return size[name][index]
+        def size(*candidates: tuple[str, int], default: int) -> int:
+            return tensors.size(*((f"model.{name}", dimension) for name, dimension in candidates), default=default)
 
-        encoder = [match for name in size if (match := _block("model." + name)) and match[1] == "enc"]
+        encoder = [match for name in names if (match := _block("model." + name)) and match[1] == "enc"]
         finest = max(int(match[2]) for match in encoder)
         resolutions = sorted({int(match[2]) for match in encoder}, reverse=True)
         if resolutions != [finest >> level for level in range(len(resolutions))]:
             raise InputError(f"its blocks work at the resolutions {resolutions}, which are not halves of each other")
-        first = f"enc.{finest}x{finest}_conv.weight"
-        dhariwal = "out_conv.weight" in size
-        model_channels = dimension("map_layer0.weight", 1) if dhariwal else dimension(first, 0)
+        first = f"enc.{finest}x{finest}_conv"
+        block = f"dec.{finest}x{finest}_block0"
+        # By their last layers, or by what the embedding does: SongUNet shifts, DhariwalUNet scales and shifts.
+        dhariwal = any(name.startswith("out_") for name in names) or (
+            not any("_aux_" in name for name in names)
+            and size((f"{block}.affine.weight", 0), default=0) == 2 * size((f"{block}.norm1.weight", 0), default=1)
+        )
+        widths = [(f"{first}.weight", 0), (f"{first}.bias", 0)]
+        widths += [(f"enc.{finest}x{finest}_block0.{name}", 0) for name in ("norm0.weight", "norm0.bias")]
+        noise = [("map_layer0.weight", 1), ("map_augment.weight", 0)]  # what goes into the first of the two layers
+        model_channels = size(*noise if dhariwal else widths, default=0)
         blocks = {match[3] for match in encoder if match[2] == str(finest) and match[3].startswith("block")}
-        out = "out_conv.weight" if dhariwal else f"dec.{finest}x{finest}_aux_conv.weight"
+        out = "out_conv" if dhariwal else f"dec.{finest}x{finest}_aux_conv"
+        in_channels = size((f"{first}.weight", 1), default=0)
+        out_channels = size((f"{out}.weight", 0), (f"{out}.bias", 0), default=in_channels or 3)
+        embedding = size(
+            *((f"map_layer{n}", 0) for n in ("0.weight", "0.bias", "1.weight", "1.bias")),
+            *((name, 1) for name in names if name.endswith(".affine.weight")), default=4 * (model_channels or 128),
+        )  # fmt: skip
+        model_channels = model_channels or max(embedding // 4, 1)
+        noise_channels = size(*noise, ("map_label.weight", 0), default=model_channels)
 
         facts: Facts = {
             "model_type": "DhariwalUNet" if dhariwal else "SongUNet",
             "img_resolution": finest,
-            "in_channels": dimension(first, 1),
-            "out_channels": dimension(out, 0),
+            "in_channels": in_channels or out_channels,
+            "out_channels": out_channels,
             "model_channels": model_channels,
             "num_blocks": len(blocks),
             "channel_mult": tuple(
-                _whole(dimension(f"dec.{r}x{r}_block0.norm1.weight", 0), model_channels, "a width") for r in resolutions
+                _whole(
+                    size(*((f"dec.{r}x{r}_block0.{name}", 0) for name in OUTWARD), default=model_channels),
+                    model_channels,
+                    "a width",
+                )
+                for r in resolutions
             ),
-            "attn_resolutions": tuple(r for r in resolutions if f"enc.{r}x{r}_block0.qkv.weight" in size),
-            "channel_mult_emb": _whole(dimension("map_layer0.weight", 0), model_channels, "the embedding"),
-            "label_dim": size["map_label.weight"][1] if len(size.get("map_label.weight", ())) == 2 else 0,
-            "augment_dim": size["map_augment.weight"][1] if len(size.get("map_augment.weight", ())) == 2 else 0,
+            "attn_resolutions": tuple(
+                r for r in resolutions if any(re.match(rf"enc\.{r}x{r}_block0\.(qkv|proj|norm2)\.", n) for n in names)
+            ),
+            "channel_mult_emb": _whole(embedding, model_channels, "the embedding"),
+            "label_dim": size(("map_label.weight", 1), default=0),
+            "augment_dim": size(("map_augment.weight", 1), default=0),
         }
         if not dhariwal:
-            names = " ".join(size)
+            joined = " ".join(names)
             facts |= {
-                "embedding_type": "fourier" if "map_noise.freqs" in size else "positional",
-                "channel_mult_noise": _whole(dimension("map_layer0.weight", 1), model_channels, "the noise embedding"),
+                "embedding_type": "fourier" if "map_noise.freqs" in names else "positional",
+                "channel_mult_noise": _whole(noise_channels, model_channels, "the noise embedding"),
             }
             if len(resolutions) > 1:
                 facts["encoder_type"] = (
-                    "residual" if "_aux_residual." in names else "skip" if "_aux_skip." in names else "standard"
+                    "residual" if "_aux_residual." in joined else "skip" if "_aux_skip." in joined else "standard"
                 )
-                facts["decoder_type"] = "skip" if "_aux_up." in names else "standard"
+                facts["decoder_type"] = "skip" if "_aux_up." in joined else "standard"
         if len(resolutions) > 1:
-            facts["resample_filter"] = _filter(tensors, resolutions[1])
+            facts["resample_filter"] = _filter(tensors)
         if "u" in tensors:
             facts["class_name"] = "iDDPMPrecond"
             facts["M"] = len(tensors.value("u")) - 1
@@ -110,7 +142,9 @@ class NVLabs:
             facts["img_resolution"] = facts.pop("image_size")
         if "precond" in facts:
             short = str(facts.pop("precond"))
-            facts["class_name"] = {"vp": "VPPrecond", "ve": "VEPrecond", "edm": "EDMPrecond"}.get(short, short)
+            facts["class_name"] = SHORT.get(short, short)
+        if "ctor" in facts:
+            facts["class_name"] = facts.pop("ctor")
         if "class_name" in facts:
             facts["class_name"] = str(facts["class_name"]).rsplit(".", 1)[-1]
             if facts["class_name"] not in PRECONDITIONERS:
@@ -138,8 +172,29 @@ class NVLabs:
                     facts.pop(name, None)
         return facts
 
+    def hints(self, filename: str, given: Mapping[str, Any], facts: Facts) -> list[tuple[Facts, str]]:
+        found: list[tuple[Facts, str]] = []
+        # Only preconditioners take these: somebody spells out a call of one, and the original's is EDMPrecond unless
+        # its user says otherwise.
+        if "class_name" not in facts and ("model_type" in given or "img_channels" in given):
+            found.append(({"class_name": "EDMPrecond"}, "assumed: the original's default for arguments like these"))
+        unbounded = given.get("sigma_min") == 0 or given.get("sigma_max") == math.inf
+        for kind, own in SPECIFIC.items():
+            if own & set(given) or (kind == "EDMPrecond" and unbounded):
+                found.append(({"class_name": kind}, "an argument that only this class takes"))
+        named = PUBLISHED_NAME.search(filename)
+        if named and (kind := "EDMPrecond" if named[1] == "edm" else SHORT.get(named[2], "")):
+            found.append(({"class_name": kind}, f"the file's name, {named[0]}"))
+        return found
+
     def questions(self, facts: Facts) -> list[Question]:
-        return []
+        if "class_name" in facts:
+            return []
+        choices = (
+            "class_name: EDMPrecond (edm-* files), VPPrecond (baseline-*-vp: epsilon in continuous VP) or VEPrecond "
+            "(baseline-*-ve)"
+        )
+        return [Question(("class_name",), choices, of_meaning=True)]
 
     def network(self, facts: Facts, layers: Layers) -> nn.Module:
         known = {field.name for field in fields(EDMNetConfig)}
@@ -212,11 +267,11 @@ def _whole(width: int, base: int, what: str) -> int:
     return width // base
 
 
-def _filter(tensors: Tensors, resolution: int) -> tuple[float, ...]:
+def _filter(tensors: Tensors) -> tuple[float, ...]:
     """The one-dimensional filter whose outer product the file stores, as whole numbers where it is that."""
-    name = f"model.enc.{resolution}x{resolution}_down.conv0.resample_filter"
-    if name not in tensors:
-        raise InputError(f"it has no tensor {name}, which every model of several resolutions has")
+    name = next((name for name in tensors.under("model.enc.") if name.endswith(".resample_filter")), None)
+    if name is None:
+        return (1.0, 1.0)
     shape = tensors.shapes[name]
     if len(shape) != 4 or shape[:2] != (1, 1) or shape[2] != shape[3] or not 1 <= shape[2] <= 64:
         raise InputError(f"its tensor {name} has the shape {shape}, where (1, 1, N, N) is wanted")

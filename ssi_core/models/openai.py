@@ -24,6 +24,11 @@ USUAL_SIZES = {
 }  # fmt: skip
 """channel_mult -> image size, as both repositories' factories have it."""
 HEADS = ("num_heads", "num_head_channels")
+OUTWARD = tuple(
+    f"0.{name}" for name in ("out_layers.0.weight", "out_layers.0.bias", "out_layers.3.weight", "out_layers.3.bias",
+                             "in_layers.2.weight", "in_layers.2.bias")
+)  # fmt: skip
+"""Tensors of a residual block that are as long as the block is wide."""
 
 
 class _OpenAI:
@@ -31,53 +36,67 @@ class _OpenAI:
 
     name: ClassVar[str]
     prefix: ClassVar[str] = ""
+    carried_by: ClassVar[Mapping[str, str]] = {"num_classes": "label_emb.weight"}
     null_label: ClassVar[bool] = False
     flat_projection: ClassVar[bool]
 
     def matches(self, tensors: Tensors) -> bool:
-        if "time_embed.0.weight" not in tensors or "input_blocks.0.0.weight" not in tensors:
+        embedded = tensors.under("time_embed.") or any(".emb_layers." in name for name in tensors.shapes)
+        if not embedded or not tensors.under("input_blocks."):
             return False
         ranks = {len(tensors.shapes[name]) for name in tensors.shapes if name.endswith(".qkv.weight")}
         return (3 in ranks or not ranks) == self.flat_projection
 
     def read(self, tensors: Tensors) -> Facts:
         shapes = tensors.shapes
-        model_channels = _size(shapes, "time_embed.0.weight", 1)
         inputs, outputs = _indices(tensors, "input_blocks"), _indices(tensors, "output_blocks")
         if not outputs:
             raise InputError("it has input blocks but no output blocks: a classifier (half a U-Net) cannot be inverted")
         blocks = 1 + max(outputs)
+        embeddings = [(name, 1) for name in shapes if name.endswith("emb_layers.1.weight")]
+        model_channels = tensors.size(
+            ("time_embed.0.weight", 1),
+            default=tensors.size(*((f"time_embed.{n}", 0) for n in ("0.bias", "2.weight", "2.bias")), *embeddings,
+                                 default=128) // 4,
+        )  # fmt: skip
 
         # Every level has num_res_blocks + 1 output blocks, the last of which, but for the finest level, upsamples.
-        resblock_ups = {n for n, m, rest in outputs_of(tensors) if m > 0 and rest.startswith("in_layers.")}
+        resblock_ups = {n for n, m, rest in outputs_of(tensors) if m > 0 and re.match(r"(in|out|emb)_layers\.", rest)}
         conv_ups = {n for n, m, rest in outputs_of(tensors) if rest.startswith("conv.")}
+        conv_downs = {n for n in inputs if tensors.under(f"input_blocks.{n}.0.op.")}
         # Downsampling by averaging leaves no tensors, hence a gap in the numbering.
         gaps = set(range(1, 1 + max(inputs))) - set(inputs)
-        ups = resblock_ups or conv_ups
-        per_level = min(ups) + 1 if ups else min(gaps, default=blocks)
+        ends = {up + 1 for up in resblock_ups or conv_ups} | conv_downs
+        per_level = math.gcd(blocks, *ends) if ends else min(gaps, default=blocks)
         if blocks % per_level:
             raise InputError(f"its {blocks} output blocks do not make levels of {per_level}; tensors are missing")
         levels = blocks // per_level
 
         widths, attends = [], []
         for level in range(levels):
-            first = f"output_blocks.{(levels - 1 - level) * per_level}"
-            widths.append(_size(shapes, f"{first}.0.out_layers.0.weight", 0))
-            if any(name.startswith(f"{first}.1.qkv.") for name in shapes):
+            first = (levels - 1 - level) * per_level
+            of_level = [f"output_blocks.{n}" for n in range(first, first + per_level)]
+            widths.append(
+                tensors.size(*((f"{block}.{n}", 0) for block in of_level for n in OUTWARD), default=model_channels)
+            )
+            if any(re.match(r"(qkv|proj_out|norm)\.", name[len(block) + 3 :])
+                   for block in of_level for name in tensors.under(f"{block}.1.")):  # fmt: skip
                 attends.append(2**level)
+        in_channels = tensors.size(("input_blocks.0.0.weight", 1), default=0)
+        out_channels = tensors.size(("out.2.weight", 0), ("out.2.bias", 0), default=in_channels or 3)
         facts: Facts = {
-            "in_channels": _size(shapes, "input_blocks.0.0.weight", 1),
-            "out_channels": _size(shapes, "out.2.weight", 0),
+            "in_channels": in_channels or (out_channels if out_channels < 6 else out_channels // 2),
+            "out_channels": out_channels,
             "model_channels": model_channels,
             "num_res_blocks": per_level - 1,
             "attention_resolutions": tuple(attends),
             "channel_mult": tuple(_multiple(width, model_channels) for width in widths),
-            "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
-            "use_scale_shift_norm": _size(shapes, "output_blocks.0.0.emb_layers.1.weight", 0) == 2 * widths[-1],
+            "num_classes": tensors.size(("label_emb.weight", 0), default=0) or None,
+            "use_scale_shift_norm": _scales_and_shifts(tensors),
         }
         if levels > 1:
             facts["resblock_updown"] = bool(resblock_ups)
-            facts["conv_resample"] = bool(conv_ups) or bool(resblock_ups)
+            facts["conv_resample"] = bool(ends)
         self.check(facts)
         return facts
 
@@ -105,6 +124,8 @@ class _OpenAI:
                 facts["num_classes"] = (known["num_classes"] or 1000) if conditional else None
         if "learn_sigma" in facts:
             facts["out_channels"] = known["in_channels"] * (2 if facts.pop("learn_sigma") else 1)
+        if facts.get("num_classes") == 0:
+            facts["num_classes"] = None
         mult = facts.get("channel_mult")
         if isinstance(mult, str):
             facts["channel_mult"] = mult = tuple(float(m) for m in mult.split(",") if m)
@@ -139,9 +160,13 @@ class _OpenAI:
                     ("num_head_channels", "num_heads"),
                     f"num_head_channels: one of {_some(sizes)}; or num_heads: one of {_some(numbers)} "
                     f"(attention blocks have {_some(widths)} channels)",
+                    stand_in={"num_heads": 1},
                 )
             )
         return found
+
+    def hints(self, filename: str, given: Mapping[str, Any], facts: Facts) -> list[tuple[Facts, str]]:
+        return []
 
     def config(self, facts: Facts) -> UNetConfig:
         known = {field.name for field in fields(UNetConfig)}
@@ -196,6 +221,7 @@ class GuidedDiffusion(_OpenAI):
                 Question(
                     ("noise_schedule",),
                     'noise_schedule: "linear" (all files but 64x64_diffusion) or "cosine"',
+                    of_meaning=True,
                 )
             )
         return found
@@ -252,6 +278,7 @@ class ConsistencyModels(_OpenAI):
                 Question(
                     ("distillation",),
                     "distillation: False (edm_* files, the EDM teachers) or True (cd_* and ct_*, boundary scalings)",
+                    of_meaning=True,
                 )
             )
         return found
@@ -280,12 +307,15 @@ def _indices(tensors: Tensors, name: str) -> set[int]:
     return {int(m[1]) for m in found if m}
 
 
-def _size(shapes: Mapping[str, tuple[int, ...]], name: str, dimension: int) -> int:
-    if name not in shapes:
-        raise InputError(f"it has no tensor {name}, which every model of this family has")
-    if len(shapes[name]) <= dimension or shapes[name][dimension] < 1:
-        raise InputError(f"its tensor {name} has the shape {shapes[name]}")
-    return shapes[name][dimension]
+def _scales_and_shifts(tensors: Tensors) -> bool:
+    """Whether the embedding gives each residual block two numbers a channel, not one."""
+    for name in tensors.under("output_blocks."):
+        block, found, _ = name.partition(".emb_layers.1.")
+        given = tensors.size((name, 0), default=0)
+        width = tensors.size(*((f"{block.removesuffix('.0')}.{n}", 0) for n in OUTWARD), default=0)
+        if found and block.endswith(".0") and given and width:
+            return given == 2 * width
+    return True
 
 
 def _multiple(width: int, base: int) -> float:

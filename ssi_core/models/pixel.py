@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Info:
     parametrisation: str
     schedule: str
     image_size: int | None
-    """Height and width it was trained on, in pixels; None where the file does not say."""
+    """Height and width it was trained on, in pixels, not all that it runs on; None where the file does not say."""
     in_channels: int
     out_channels: int
     num_classes: int
@@ -44,6 +44,8 @@ class Info:
     """Constructor arguments, by the original's names."""
     sources: dict[str, str]
     """Where each fact comes from."""
+    undecided: tuple[str, ...]
+    """What the file does not tell of how the network's output is read, with the choices; empty where it tells all."""
     fingerprint: str
     """SHA-256 of the beginnings of all tensors: the same for the same weights in any container."""
 
@@ -56,17 +58,28 @@ class PixelModel:
 
     Args:
         module: the raw network.
-        meaning: how its output is to be read.
+        reading: how its output is to be read; or, where the file leaves that open, what to raise when it is needed.
         info: what it is.
         compute_dtype: in which its convolutions run; inputs and outputs keep theirs.
         null_label: whether a class-conditional model can be asked without a class.
     """
 
     module: nn.Module
-    meaning: Meaning = field(repr=False)
+    reading: Meaning | Callable[[], InputError] = field(repr=False)
     info: Info
     compute_dtype: torch.dtype
     null_label: bool = False
+
+    @property
+    def meaning(self) -> Meaning:
+        """How its output is to be read.
+
+        Raises:
+            InputError: the file does not tell; the message says what to choose from, and how.
+        """
+        if isinstance(self.reading, Meaning):
+            return self.reading
+        raise self.reading()
 
     @property
     def process(self) -> Process:
@@ -87,6 +100,11 @@ class PixelModel:
     @property
     def image_size(self) -> int | None:
         return self.info.image_size
+
+    @property
+    def size_multiple(self) -> int:
+        """What height and width must be multiples of: the network halves them between its levels."""
+        return int(2 ** (len(self.info.facts["channel_mult"]) - 1))
 
     @property
     def signature(self) -> str:
@@ -111,19 +129,19 @@ class PixelModel:
         """D(x, sigma): the estimate of the clean image.
 
         Args:
-            x: [B, C, H, W] = x0 + sigma n, with x0 in [-1, 1]; H and W divisible by 2^(levels - 1).
+            x: [B, C, H, W] = x0 + sigma n, with x0 in [-1, 1]; H and W multiples of `size_multiple`.
             sigma: noise level(s) > 0, one for all or [B].
-            labels: class(es), 0 to classes - 1, one for all or [B]; for NVlabs models also one-hot [B, classes].
-                None: no class, which only NVlabs models know.
+            labels: class(es), 0 to classes - 1, one for all or [B], or one-hot [B, classes] of any dtype (for NVlabs
+                models any weights of classes). None: no class, which only NVlabs models know.
             augment_labels: NVlabs models trained with augmentation: [B, augment_dim]. None is no augmentation.
 
         Returns:
             Of x's shape and dtype; not clamped.
 
         Raises:
-            InputError: shapes, labels or noise levels that do not fit the model.
+            InputError: shapes, labels or noise levels that do not fit the model; or `info.undecided` is not empty.
         """
-        batch = self._batch(x)
+        meaning, batch = self.meaning, self._batch(x)
         sigma = torch.as_tensor(sigma, device=x.device).reshape(-1)
         if sigma.dtype not in (torch.float32, torch.float64):
             sigma = sigma.float()
@@ -139,7 +157,7 @@ class PixelModel:
         def network(inputs: Tensor, t: Tensor) -> Tensor:
             return self._run(inputs, t, embedded, augment_labels)
 
-        denoiser: Denoiser = self.meaning.precondition(network)
+        denoiser: Denoiser = meaning.precondition(network)
         return denoiser(state, sigma.expand(batch)).to(x.dtype)
 
     def network(
@@ -174,19 +192,29 @@ class PixelModel:
         return Conditioned(self, labels)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        extra = () if augment_labels is None else (augment_labels,)
-        if extra and not self.info.facts.get("augment_dim"):
-            raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
+        extra = () if augment_labels is None else (self._augment_labels(augment_labels, x),)
         result: Tensor = self.module(x.to(self.compute_dtype), t, labels, *extra)
         return result.to(x.dtype).contiguous()
 
     def _batch(self, x: Tensor) -> int:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise InputError(f"x: of shape {tuple(x.shape)}, where [batch, {self.channels}, height, width] is wanted")
-        factor = 2 ** (len(self.info.facts["channel_mult"]) - 1)
+        factor = self.size_multiple
         if x.shape[2] % factor or x.shape[3] % factor or 0 in x.shape:
             raise InputError(f"x: {x.shape[3]}x{x.shape[2]} pixels; width and height must be multiples of {factor}")
         return x.shape[0]
+
+    def _augment_labels(self, given: Tensor, x: Tensor) -> Tensor:
+        """Augmentation labels as the network takes them."""
+        width = self.info.facts.get("augment_dim")
+        if not width:
+            raise InputError(f"augment_labels: {self.info.name} was not trained with augmentation; leave them out")
+        given = _tensor(given, "augment_labels", x.device).float()
+        if given.ndim != 2 or given.shape[1] != width or given.shape[0] not in (1, len(x)):
+            raise InputError(f"augment_labels: of shape {tuple(given.shape)}, where [{len(x)}, {width}] is wanted")
+        if not bool(given.isfinite().all()):
+            raise InputError("augment_labels: hold NaN or Inf")
+        return given.expand(len(x), width)
 
     def _labels(self, labels: Labels, batch: int, device: torch.device) -> Tensor | None:
         """Labels as the network takes them."""
@@ -199,20 +227,49 @@ class PixelModel:
             return None
         if not classes:
             raise InputError(f"labels: {self.info.name} is unconditional; leave them out")
-        chosen = torch.as_tensor(labels, device=device)
-        if self.null_label and chosen.is_floating_point():
-            if chosen.ndim != 2 or chosen.shape[1] != classes or chosen.shape[0] not in (1, batch):
-                raise InputError(f"labels: of shape {tuple(chosen.shape)}, where [{batch}, {classes}] is wanted")
-            return chosen
-        if chosen.is_floating_point() or chosen.dtype == torch.bool:
-            raise InputError(f"labels: {chosen.dtype}; give whole numbers 0..{classes - 1}")
-        chosen = chosen.long().reshape(-1)
-        if chosen.numel() not in (1, batch):
-            raise InputError(f"labels: {chosen.numel()} for {batch} images; give one, or one for each")
+        chosen = _tensor(labels, "labels", device)
+        if chosen.ndim == 2 and chosen.shape[1] == classes > 1:
+            return self._weights_of_classes(chosen, batch)
+        if chosen.dtype == torch.bool or (chosen.is_floating_point() and not bool((chosen == chosen.round()).all())):
+            raise InputError(
+                f"labels: {chosen.dtype} of shape {tuple(chosen.shape)}; give whole numbers 0..{classes - 1}, or "
+                f"one-hot [{batch}, {classes}]"
+            )
+        if chosen.ndim > 2 or chosen.numel() not in (1, batch):
+            raise InputError(
+                f"labels: of shape {tuple(chosen.shape)} for {batch} images; give one class, one for each, or one-hot "
+                f"[{batch}, {classes}]"
+            )
         if bool(((chosen < 0) | (chosen >= classes)).any()):
             raise InputError(f"labels {chosen.tolist()}: must lie in 0..{classes - 1}")
-        chosen = chosen.expand(batch)
+        chosen = chosen.long().reshape(-1).expand(batch)
         return F.one_hot(chosen, classes).float() if self.null_label else chosen
+
+    def _weights_of_classes(self, given: Tensor, batch: int) -> Tensor:
+        """Labels given as [B, classes]: one-hot; NVlabs networks multiply them, so any weights will do there."""
+        if given.shape[0] not in (1, batch):
+            raise InputError(
+                f"labels: of shape {tuple(given.shape)}, where [{batch}, {self.info.num_classes}] is wanted"
+            )
+        weights = given.float().expand(batch, -1)
+        if not bool(weights.isfinite().all()):
+            raise InputError("labels: hold NaN or Inf")
+        one_hot = ((weights == 0) | (weights == 1)).all(1) & (weights.sum(1) == 1)
+        if not self.null_label and not bool(one_hot.all()):
+            raise InputError("labels: each row of [batch, classes] must be one-hot, a single 1 among zeros")
+        return weights if self.null_label else weights.argmax(1)
+
+
+def _tensor(given: object, what: str, device: torch.device) -> Tensor:
+    """
+    Raises:
+        InputError: naming `what`.
+    """
+    try:
+        found: Tensor = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} {given!r:.100}: are no numbers ({error})") from None
+    return found
 
 
 @dataclass
@@ -237,6 +294,10 @@ class Conditioned:
     @property
     def image_size(self) -> int | None:
         return self.model.image_size
+
+    @property
+    def size_multiple(self) -> int:
+        return self.model.size_multiple
 
     @property
     def process(self) -> Process:

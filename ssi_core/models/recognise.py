@@ -1,8 +1,8 @@
 """What a checkpoint is: family, configuration, parametrisation and schedule, each with where it is known from.
 
 In rising order of authority: the original's defaults; published files of the same tensor names and shapes; the
-published file that the file name (or `name=`) says; what the file says about itself; explicit overrides. The tensors
-themselves are above all of these: nothing may contradict them.
+published file that the file name (or `name=`) says; what else the name and the arguments suggest; what the file says
+about itself; explicit overrides. The tensors themselves are above all of these: nothing may contradict them.
 """
 
 from __future__ import annotations
@@ -115,10 +115,16 @@ def recognise(
     if entry is not None:
         _take(facts, sources, entry.facts, f"published file {entry.name}")
         alike = [entry]
-    own = {k: v for k, v in (stated or {}).items() if k in family.arguments}
-    _take(facts, sources, _translated(family, own, {**facts, **known}, path), "the file itself")
-
     given = dict(overrides or {})
+    for hint, source in family.hints(Path(path).name.lower(), given, facts):
+        _take(facts, sources, hint, source)
+    own = {k: v for k, v in (stated or {}).items() if k in family.arguments}
+    own = _translated(family, own, {**facts, **known}, path)
+    for key, carrier in family.carried_by.items():
+        if carrier not in tensors and own.get(key, known.get(key)) != known.get(key):
+            raise InputError(f"{path}: states {key}={own[key]!r}, but the tensor {carrier} is missing")
+    _take(facts, sources, own, "the file itself")
+
     unknown = sorted(set(given) - family.arguments - family.inert)
     if unknown:
         raise InputError(
@@ -129,7 +135,9 @@ def recognise(
     explicit = _translated(family, given, {**facts, **known}, path)
     for key, value in explicit.items():
         if key in known and value != known[key]:
-            raise InputError(f"{path}: {key}={value!r} was given, but its tensors have {key}={known[key]!r}")
+            carrier = family.carried_by.get(key, "")
+            missing = f"; the tensor {carrier} is missing" if carrier and carrier not in tensors else ""
+            raise InputError(f"{path}: {key}={value!r} was given, but its tensors have {key}={known[key]!r}{missing}")
     _take(facts, sources, explicit, "argument")
     facts |= known
     found = Recognised(family, facts, {k: v for k, v in sources.items() if k in facts}, mark, [e.name for e in alike])
@@ -147,17 +155,6 @@ def _translated(family: Family, words: Facts, known: Facts, path: str | Path) ->
         raise InputError(f"{path}: {error}") from None
     except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: an argument cannot be understood: {error}") from None
-
-
-def refusal(found: Recognised, path: str | Path) -> InputError:
-    """What to tell someone whose file leaves questions open."""
-    lines = "; ".join(question.choices for question in found.questions)
-    example = ", ".join(f"{question.arguments[0]}=..." for question in found.questions)
-    alike = f" Or say which published file it is: name= one of {', '.join(found.names)}." if found.names else ""
-    return InputError(
-        f"{path}: is a {found.family.name} model, but its tensors do not tell everything. Choices: {lines}. "
-        f"Say which, as in load_checkpoint(path, {example}).{alike}"
-    )
 
 
 def canonical(names: Sequence[str]) -> dict[str, str]:

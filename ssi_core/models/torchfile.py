@@ -9,17 +9,17 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import InputError
-from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, check_keys
+from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, Symbol, check_keys
 from .records import Archive, Record, Storage
+from .unwrap import PersistentObject, take_network
 
-MOST_TENSORS = 100_000
-LONGEST_TENSOR_NAME = 1000
+LONGEST_BEGINNING = 4096
+"""Bytes of a stream's first three programs; torch writes about 100."""
 PRICE_OF_A_PAIR = 10
 """Instructions that a pair in an argument of OrderedDict counts for: one instruction can ask for a copy of them all."""
 LONGEST_PICKLE = 100_000_000
@@ -34,12 +34,12 @@ DTYPES = {
 }  # fmt: skip
 
 
-@dataclass
-class PersistentObject:
-    """An object of NVlabs' persistence mechanism, without the source text that came with it."""
-
-    class_name: str
-    state: dict[str, Any]
+def is_legacy(start: bytes) -> bool:
+    """Whether a torch legacy stream starts like this (24 bytes are enough)."""
+    body = start[2:]
+    if body[:1] == b"\x95":  # from protocol 4 on, the length of a frame comes first
+        body = body[9:]
+    return start[:1] == b"\x80" and body.startswith(LEGACY_MAGIC)
 
 
 def torch_zip(archive: Archive) -> None:
@@ -103,7 +103,9 @@ def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
 def torch_legacy(archive: Archive) -> None:
     """The format of `torch.save` before version 1.6."""
     budget = Budget()
-    take_network(archive, _stream(archive, 0, archive.opened.st_size, constructors(archive, budget), budget))
+    take_network(
+        archive, _stream(archive, 0, archive.opened.st_size, constructors(archive, budget), budget, bytearray())
+    )
 
 
 def plain_pickle(archive: Archive) -> None:
@@ -124,45 +126,59 @@ def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
     return dtype, pid[2], pid[4]
 
 
-def _stream(archive: Archive, start: int, end: int, table: Constructors, budget: Budget) -> Any:
+def _stream(archive: Archive, start: int, end: int, table: Constructors, budget: Budget, beginning: bytearray) -> Any:
     """The object in a torch legacy stream, which lies between two positions of the file.
 
     The stream has five programs (a number, a version, the machine, the object, the keys of its storages), then the
-    storages' bytes, each after its length. Where those lie is known only at the end, so the object is made twice.
+    storages' bytes, each after its length. Where those lie is known only at the end, so an object that is more than a
+    storage is made twice.
+
+    Args:
+        beginning: the first three programs of a stream of this file, once there was one. They are the same in all of
+            its hundreds of streams; those that begin with the same bytes need not run them again.
     """
-    archive.file.seek(start)
 
     def program(persistent: Callable[[Any], Any] | None = None) -> Any:
         return Machine(archive.file, end, str(archive.path), table, persistent, budget).run()
 
-    if program() != 0x1950A86A20F9469CFC6C or program() != 1001:
-        raise Damaged("a torch stream of unknown version")
-    system = program()
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise InputError(f"{archive.path}: was written on a big-endian machine; convert it there")
+    archive.file.seek(start)
+    if not beginning or archive.file.read(min(len(beginning), end - start)) != beginning:
+        archive.file.seek(start)
+        if program() != 0x1950A86A20F9469CFC6C or program() != 1001:
+            raise Damaged("a torch stream of unknown version")
+        system = program()
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise InputError(f"{archive.path}: was written on a big-endian machine; convert it there")
+        length = archive.file.tell() - start
+        archive.file.seek(start)
+        beginning[:] = archive.file.read(length if length <= LONGEST_BEGINNING else 0)
+        archive.file.seek(start + length)
 
-    wanted: dict[str, tuple[torch.dtype, int]] = {}
+    noted: dict[str, Storage] = {}
 
     def note(pid: Any) -> Storage:
         dtype, key, numel = _storage_id(pid)
-        wanted[key] = (dtype, numel)
-        return Storage(dtype, 0, numel)
+        noted[key] = Storage(dtype, 0, numel)
+        return noted[key]
 
     position = archive.file.tell()
-    program(note)
+    value = program(note)
     keys = program()
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(wanted):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(noted):
         raise Damaged("storages that nothing uses, or the other way round")
     found: dict[str, Storage] = {}
     offset = archive.file.tell()
     for key in keys:
-        dtype, numel = wanted[key]
+        dtype, numel = noted[key].dtype, noted[key].numel
         archive.file.seek(offset)
         count = archive.file.read(8)
         if int.from_bytes(count, "little") != numel or offset + 8 + numel * dtype.itemsize > end:
             raise Damaged(f"storage {key!r} of {numel * dtype.itemsize} bytes reaches beyond the end; it is truncated")
         found[key] = Storage(dtype, offset + 8, numel)
         offset += 8 + numel * dtype.itemsize
+    alone = next((key for key, storage in noted.items() if storage is value), None)
+    if alone is not None:
+        return found[alone]
     archive.file.seek(position)
     return program(lambda pid: found[_storage_id(pid)[1]])
 
@@ -177,6 +193,7 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
     However often a byte string is asked for, it is read once.
     """
     storages: dict[Span, Storage] = {}
+    beginning = bytearray()
 
     def mapping(*arguments: Any) -> dict[Any, Any]:
         if not arguments:
@@ -207,9 +224,9 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
             return storages[span]
         here = archive.file.tell()
         archive.file.seek(span.offset)
-        if archive.file.read(15)[2:] != LEGACY_MAGIC:
+        if not is_legacy(archive.file.read(24)):
             raise Damaged("a nested stream that torch has not written")
-        value = _stream(archive, span.offset, span.offset + span.length, inside, budget)
+        value = _stream(archive, span.offset, span.offset + span.length, inside, budget, beginning)
         archive.file.seek(here)
         if not isinstance(value, Storage):
             raise Damaged("a nested stream that holds no storage")
@@ -222,6 +239,14 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         if not isinstance(state, dict) or not isinstance(meta["class_name"], str):
             raise Damaged("a persistent object without a state")
         return PersistentObject(meta["class_name"], state)
+
+    def size(numbers: Any) -> tuple[Any, ...]:
+        if not isinstance(numbers, tuple):
+            raise Damaged("a torch.Size of what is no tuple")
+        return numbers
+
+    def device(*name: Any) -> Instance:
+        return Instance(Symbol("torch", "device"), name)
 
     def dtype(code: Any, *flags: Any) -> Instance:
         return Instance(code)
@@ -251,69 +276,10 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         ("numpy._core.multiarray", "scalar"): scalar,
         ("numpy.multiarray", "scalar"): scalar,
         **{("torch", f"{name}Storage"): None for name in DTYPES},
+        # Never part of a network, but training code leaves them beside it.
+        ("torch", "Size"): size,
+        ("torch", "device"): device,
+        **{("torch", str(kind).removeprefix("torch.")): None for kind in DTYPES.values()},
     }
     inside = {pair: maker for pair, maker in table.items() if maker not in (nested, persistent)}
     return table
-
-
-# Which tensors of a nested object are the network's
-
-
-def take_network(archive: Archive, value: Any) -> None:
-    """Find the network in what a pickle held, and put its tensors and facts into the archive.
-
-    Raises:
-        InputError: there is none, or it is something else (optimiser state).
-    """
-    if isinstance(value, dict) and "param_groups" in value and "state" in value:
-        raise InputError(f"{archive.path}: is an optimiser's state, not a model; give the file with the weights")
-    for wrapper in ("ema", "state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(wrapper), dict | PersistentObject):
-            value = value[wrapper]
-            break
-    if isinstance(value, PersistentObject):
-        archive.container = "NVlabs pickle"
-        archive.facts = _plain(value)
-        _gather(archive, value)
-    elif isinstance(value, dict):
-        archive.records.update({str(name): entry for name, entry in value.items() if isinstance(entry, Record)})
-    if not archive.records:
-        raise InputError(f"{archive.path}: holds no network: no tensors where a model's weights would be")
-
-
-def _plain(network: PersistentObject) -> dict[str, Any]:
-    """Class names and plain attributes of a preconditioner and of the network in it."""
-    kinds = bool | int | float | str
-    facts = {k: v for k, v in network.state.items() if isinstance(v, kinds) and not str(k).startswith("_")}
-    modules = network.state.get("_modules")
-    inner = modules.get("model") if isinstance(modules, dict) else None
-    named = {"model_type": inner.class_name} if isinstance(inner, PersistentObject) else {}
-    return {**facts, **named, "class_name": network.class_name}
-
-
-def _gather(archive: Archive, network: PersistentObject) -> None:
-    """Collect the parameters and buffers of a module and the modules in it, named as `state_dict()` would."""
-    waiting: list[tuple[str, Any]] = [("", network)]
-    visited = 0
-    while waiting:
-        prefix, module = waiting.pop()
-        state = getattr(module, "state", None)
-        if not isinstance(state, dict) or prefix.count(".") > 16:
-            raise Damaged("modules without a state, or far too many of them")
-        parts = {kind: state.get(kind) or {} for kind in ("_parameters", "_buffers", "_modules")}
-        if not all(isinstance(part, dict) for part in parts.values()):
-            raise Damaged(f"module {prefix or '(top)'} has no proper state")
-        # One module can be in many places: what counts is how often something is looked at.
-        visited += 1 + sum(len(part) for part in parts.values())
-        if visited > MOST_TENSORS:
-            raise Damaged("far too many modules and tensors")
-        if any(len(str(name)) > LONGEST_TENSOR_NAME for part in parts.values() for name in part):
-            raise Damaged("a tensor's name without an end")
-        left_out = state.get("_non_persistent_buffers_set") or set()
-        if not isinstance(left_out, set):
-            raise Damaged(f"module {prefix or '(top)'} has no proper state")
-        kept = {name: entry for name, entry in parts["_buffers"].items() if name not in left_out}
-        for name, entry in (parts["_parameters"] | kept).items():
-            if isinstance(entry, Record):
-                archive.records[f"{prefix}{name}"] = entry
-        waiting += [(f"{prefix}{name}.", child) for name, child in parts["_modules"].items() if child is not None]

@@ -1,0 +1,153 @@
+"""Options that commands share, alone and in groups, and the model that they name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import torch
+import typer
+from torch import Tensor
+
+from ..demo import DemoDenoiser, demo_denoiser
+from ..errors import InputError
+from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
+from ..models import load_checkpoint
+from ..models.commands import describe
+from ..models.pixel import Conditioned
+from ..process import VE, Process
+from ..schedule import exponential_sigmas, karras_sigmas
+from ..solver import SOLVERS
+
+SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
+
+Loaded = DemoDenoiser | Conditioned
+Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
+Model = Annotated[str, typer.Option(help="`demo` (ships with this package), or a checkpoint: see `ssi models`.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="name=value: what a checkpoint does not tell itself.")]
+Label = Annotated[int | None, typer.Option(min=0, help="Class, for class-conditional models.")]
+Steps = Annotated[int, typer.Option(min=1, help="Noise levels of the whole schedule, sigma_max to sigma_min.")]
+Skip = Annotated[float, typer.Option(min=0, help="sigma_skip: noise added before inverting. 0: the base method.")]
+Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
+Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    model: Model = "demo"
+    device: Device = "auto"
+    set_: Set = None
+    label: Label = None
+
+    def denoiser(self) -> Loaded:
+        """The model that they name.
+
+        Raises:
+            InputError: there is none, it cannot be used, or it leaves questions open (asked before weights are read).
+        """
+        device = usable_device(self.device)
+        if self.model == "demo":
+            if self.set_ or self.label is not None:
+                raise InputError("model 'demo': needs no --set and has no classes for --label; leave them out")
+            return demo_denoiser(device)
+        if not Path(self.model).exists():
+            raise InputError(
+                f"model {self.model!r}: unknown; neither 'demo', which ships with this package, nor a file"
+            )
+        arguments, known_as = read_settings(self.set_)
+        found = describe(self.model, name=known_as, overrides=arguments)
+        if found.undecided is not None:
+            raise found.undecided
+        if found.image_size is None:
+            raise InputError(f"model {self.model}: does not tell its image size; say it with --set image_size=256")
+        if found.num_classes and self.label is None and not found.null_label:
+            raise InputError(f"model {self.model}: has {found.num_classes} classes; choose one with --label")
+        if self.label is not None and self.label >= found.num_classes:
+            raise InputError(f"label {self.label}: the model has {found.num_classes or 'no'} classes (counted from 0)")
+        return load_checkpoint(self.model, device=device, name=known_as, **arguments).conditioned(self.label)
+
+
+@dataclass(frozen=True)
+class InversionOptions:
+    """How pictures become noise."""
+
+    steps: Steps = 20
+    skip: Skip = DEFAULT_SKIP
+    solver: Solve = DEFAULT_SOLVER
+    schedule: Schedule = "karras"
+    seed: Seed = 0
+
+    def sigmas(self, denoise: Loaded) -> Tensor:
+        """The schedule, over the model's range."""
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule {self.schedule!r}: unknown; known are {', '.join(SCHEDULES)}")
+        return SCHEDULES[self.schedule](self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer wants it: each parameter that is a dataclass becomes one option for each of its fields."""
+
+    def parameters(name: str, default: Any, kind: Any) -> list[Parameter]:
+        if is_dataclass(kind):
+            hints = get_type_hints(kind, include_extras=True)
+            return [
+                Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+                for f in fields(kind)
+            ]
+        return [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)]
+
+    kinds = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    flat = [one for p in signature(command).parameters.values() for one in parameters(p.name, p.default, kinds[p.name])]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}  # type: ignore[operator]
+        command(**given, **made)
+
+    run.__signature__ = Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    return run
+
+
+def usable_device(name: str) -> str:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r}: cannot be used ({str(error).splitlines()[0]})") from None
+    return name
+
+
+def read_settings(given: list[str] | None) -> tuple[dict[str, Any], str | None]:
+    """`--set` options as arguments of `load_checkpoint`, and the published name among them."""
+    arguments: dict[str, Any] = {}
+    for setting in given or []:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier() or name in ("path", "device", "dtype", "progress", "layers"):
+            raise InputError(f"--set {setting}: give name=value, as in --set num_head_channels=64")
+        try:
+            arguments[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            arguments[name] = value
+    known_as = arguments.pop("name", None)
+    return arguments, None if known_as is None else str(known_as)
+
+
+def settings(names: Sequence[str]) -> str:
+    """How arguments of `load_checkpoint` are given here."""
+    return " ".join(f"--set {name}=..." for name in names)
+
+
+def process_of(denoise: Loaded) -> Process:
+    return getattr(denoise, "process", VE())
