@@ -112,6 +112,7 @@ class PixelModelLoader(io.ComfyNode):
         import torch
 
         from ..ssi_core.errors import InputError
+        from ..ssi_core.models.family import Undecided
         from .host import pixel as host
 
         wanted = None if dtype == "default" else getattr(torch, dtype)
@@ -120,9 +121,8 @@ class PixelModelLoader(io.ComfyNode):
             raise InputError("arguments: the embedded model takes none; leave them empty")
         try:
             model = host.pixel_model(path, settings, wanted)
-        except InputError as error:
-            # The engine shows how its function is called; here the same is written into an input.
-            raise InputError(re.sub(r"load_checkpoint\(path, (.*?)\)", r"arguments: \1", str(error))) from None
+        except Undecided as error:
+            raise InputError(error.worded(lambda named: f"arguments: {', '.join(f'{n}=...' for n in named)}")) from None
         return io.NodeOutput(model, host.pixel_vae(), "\n".join(host.pixels_of(model).story))
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ...ssi_core.demo import demo_denoiser
 from ...ssi_core.errors import InputError
 from ...ssi_core.models import load_checkpoint
+from ...ssi_core.models.commands import describe
 from ...ssi_core.models.layers import Layers
 from ...ssi_core.models.recognise import published
 from ...ssi_core.process import VE, DiscreteVP, Process
@@ -393,16 +394,20 @@ def _demo(layers: Layers) -> Pixels:
 def _checkpoint(
     path: Path, layers: Layers, stored: torch.dtype, computed: torch.dtype, settings: dict[str, Any]
 ) -> Pixels:
+    arguments = {k: v for k, v in settings.items() if k != "name"}
     bar = comfy.utils.ProgressBar(100)
 
     def progress(done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(math.floor(100 * done / max(total, 1)))
 
+    open_questions = describe(path, name=settings.get("name"), overrides=arguments).undecided
+    if open_questions is not None:  # before weights are read
+        raise open_questions
     model = load_checkpoint(path, dtype=stored, layers=layers, progress=progress, **settings)
     model.compute_dtype = computed
     info = model.info
-    multiple = 2 ** (len(info.facts["channel_mult"]) - 1)
+    multiple = model.size_multiple
     size = f"{info.image_size}x{info.image_size} pixels" if info.image_size else f"pixels in multiples of {multiple}"
     nulls = " (or none)" if model.null_label else ""
     entry = published().get(info.name)
