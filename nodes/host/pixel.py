@@ -68,9 +68,15 @@ class Pixels:
     classes: int = 0
     null_class: bool = False
     """Whether it can be asked without a class although it has some."""
+    own_size_only: bool = False
+    """Whether pictures of another size, though the network runs on them, come out as nothing good."""
 
-    def check_shape(self, shape: Sequence[int]) -> None:
+    def check_shape(self, shape: Sequence[int], part: bool = False) -> None:
         """
+        Args:
+            shape: of a batch of latents.
+            part: they are a part of the picture (an area of the prompt).
+
         Raises:
             InputError: not a batch of images that the network can take.
         """
@@ -80,6 +86,11 @@ class Pixels:
                 f"channels; use SSI Empty Pixel Latent, or VAE Encode with the VAE of SSI Load Pixel Model"
             )
         height, width = shape[2:]
+        if self.own_size_only and not part and (height != self.size or width != self.size):
+            raise InputError(
+                f"latent: {width}x{height} pixels, where {self.name} takes {self.size}x{self.size} only; resize the "
+                f"image before VAE Encode (Upscale Image, crop: center), or use SSI Empty Pixel Latent"
+            )
         if height % self.multiple or width % self.multiple or 0 in shape:
             trained = f" (it was trained on {self.size}x{self.size})" if self.size else ""
             raise InputError(
@@ -223,7 +234,7 @@ class PixelNetwork(nn.Module):
                 f"model: a node behind SSI Load Pixel Model changes layers that {pixels.name} has not ({patches[0]}); "
                 f"remove it (PAG, SAG, HyperTile and their like are for latent diffusion models)"
             )
-        pixels.check_shape(x.shape)  # again, for areas
+        pixels.check_shape(x.shape, part=True)
         if class_label is None and pixels.needs_class():
             raise pixels.missing_class("conditioning")
         if class_label is not None and pixels.null_class:
@@ -380,7 +391,8 @@ def _demo(layers: Layers) -> Pixels:
         name="demo32",
         channels=demo.channels,
         size=demo.image_size,
-        multiple=demo.size_multiple,
+        multiple=demo.network.size_multiple,
+        own_size_only=True,
         compute_dtype=demo.dtype,
         story=(
             f"demo32: the model that comes with these nodes, {demo.image_size}x{demo.image_size} pixels, no classes",

@@ -37,7 +37,6 @@ class DemoDenoiser:
         self.sigma_max: float = facts["sigma_max"]
         self.image_size: int = facts["network"]["image_size"]
         self.channels: int = facts["network"]["channels"]
-        self.size_multiple = network.size_multiple
         self.signature = f"demo:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
         self._denoise = EDM(self.network, facts["sigma_data"])
 

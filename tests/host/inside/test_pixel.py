@@ -355,7 +355,7 @@ def test_wrong_latents_and_changed_sampling(run, load):
     model = run("SSIPixelModelLoader")[0]
     positive = conditioning(run, model)
     for shape, said in [
-        ((1, 3, 30, 32), "32x30 pixels, where demo32 takes multiples of 8"),
+        ((1, 3, 30, 32), "32x30 pixels, where demo32 takes 32x32 only"),
         ((1, 4, 32, 32), "3 channels"),
     ]:
         with pytest.raises(ValueError, match=said):
@@ -667,7 +667,7 @@ def test_empty_latents(run, load):
     assert run("SSIEmptyPixelLatent", width=64, height=40)[0]["samples"].shape == (1, 3, 40, 64)
     with pytest.raises(ValueError, match="width, height: 0 stands for the model's own size"):
         run("SSIEmptyPixelLatent", width=64)
-    with pytest.raises(ValueError, match="36x32 pixels, where demo32 takes multiples of 8"):
+    with pytest.raises(ValueError, match="36x32 pixels, where demo32 takes 32x32 only"):
         run("SSIEmptyPixelLatent", width=36, height=32, model=demo)
     with pytest.raises(ValueError, match="is no pixel model"):
         run("SSIEmptyPixelLatent", model=object())

@@ -21,7 +21,7 @@ FLUX = {
 def tiny_model(kind, seed=0, width=1):
     """A ModelPatcher; `kind` is sd15, sdxl or flux."""
     if kind == "flux":
-        config = comfy.supported_models.Flux(dict(FLUX))
+        config = comfy.supported_models.Flux(FLUX | {"hidden_size": 48 * width, "num_heads": 2 * width})
     else:
         adm = (
             {"num_classes": "sequential", "adm_in_channels": 16 + 6 * 256}
