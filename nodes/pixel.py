@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
-FOLDER = "pixel_diffusion"
-OTHER_FOLDERS = ("checkpoints", "diffusion_models")
-"""Where such files lie too; shown from there only if they are called after a published one."""
-SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
-EMBEDDED = "demo32 (embedded)"
+from .host.checkpoints import EMBEDDED, FOLDER, SUFFIXES, checkpoint_file, checkpoint_names
+
 SCENES, PHOTOGRAPHS = "drawn scenes", "photographs"
 CATEGORY = "SSI/pixel"
-
-# Registered, not created: an install that never uses it keeps its folders as they are.
-folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
 
 class PixelModelLoader(io.ComfyNode):
@@ -46,7 +38,7 @@ class PixelModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=_choices(),
+                    options=checkpoint_names(),
                     default=EMBEDDED,
                     tooltip=(
                         f"{EMBEDDED} comes with these nodes (32x32 pixels). Files are those in models/{FOLDER} "
@@ -91,7 +83,7 @@ class PixelModelLoader(io.ComfyNode):
         # An input that is linked arrives as None: its value is not known yet.
         try:
             if checkpoint is not None:
-                _path(checkpoint)
+                checkpoint_file(checkpoint)
             if arguments is not None:
                 _settings(arguments)
         except ValueError as error:
@@ -101,7 +93,7 @@ class PixelModelLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **kwargs: Any) -> str:
         try:
-            path = _path(checkpoint or EMBEDDED)
+            path = checkpoint_file(checkpoint or EMBEDDED)
             state = path.stat() if path else None
         except (ValueError, OSError):
             return f"{checkpoint}: missing"
@@ -116,7 +108,7 @@ class PixelModelLoader(io.ComfyNode):
         from .host import pixel as host
 
         wanted = None if dtype == "default" else getattr(torch, dtype)
-        path, settings = _path(checkpoint), _settings(arguments)
+        path, settings = checkpoint_file(checkpoint), _settings(arguments)
         if path is None and settings:
             raise InputError("arguments: the embedded model takes none; leave them empty")
         try:
@@ -280,50 +272,6 @@ class DemoImages(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [PixelModelLoader, EmptyPixelLatent, ClassLabel, DemoImages]
-
-
-def _choices() -> list[str]:
-    files = [name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith(SUFFIXES)]
-    for folder in OTHER_FOLDERS:
-        names = folder_paths.get_filename_list(folder)
-        files += [name for name in names if name.lower().endswith(SUFFIXES) and _published(name)]
-    return [EMBEDDED, *dict.fromkeys(files)]
-
-
-def _path(checkpoint: str) -> Path | None:
-    """The file of a choice; None for the embedded model.
-
-    Raises:
-        ValueError: there is no such file; the message says where to get it and where to put it.
-    """
-    if checkpoint == EMBEDDED:
-        return None
-    for folder in (FOLDER, *OTHER_FOLDERS):
-        found = folder_paths.get_full_path(folder, checkpoint)
-        if found is not None:
-            if not checkpoint.lower().endswith(SUFFIXES):
-                raise ValueError(
-                    f"checkpoint: {checkpoint} is none of {', '.join(SUFFIXES)}, which can be loaded safely"
-                )
-            return Path(found)
-    folder = folder_paths.get_folder_paths(FOLDER)[0]
-    entry = _published(checkpoint)
-    what = f"Download it from {entry.url} and put it into" if entry else "Put it into"
-    raise ValueError(
-        f"checkpoint: there is no file {checkpoint}. {what} {folder} (make that folder if it is not there), then press "
-        f"R to refresh; or choose {EMBEDDED}, which needs no file"
-    )
-
-
-def _published(name: str) -> Any:
-    """The published file that a file is called after, if any: the longest name that it contains."""
-    from ..ssi_core.models.recognise import published
-
-    stem = Path(name.replace("\\", "/")).stem.lower()
-    inside = [
-        e for e in published().values() if re.search(rf"(?<![a-z0-9]){re.escape(e.name.lower())}(?![a-z0-9])", stem)
-    ]
-    return max(inside, key=lambda entry: len(entry.name), default=None)
 
 
 def _settings(text: str) -> dict[str, Any]:

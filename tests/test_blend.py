@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssi_core import BLENDS, InputError, blend, slerp
+from ssi_core.blend import masked
 
 KEEPS_NORM = ["gram", "slerp", "karcher"]
 shapes = st.lists(st.integers(1, 4), min_size=2, max_size=5).map(tuple).filter(lambda s: math.prod(s[1:]) >= 2)
@@ -234,3 +235,22 @@ ONE = normal(2, 3, 4)
 def test_bad_blends_are_refused_by_name(make, says):
     with pytest.raises(InputError, match=says):
         make()
+
+
+def test_a_mask_keeps_unit_variance_on_soft_edges():
+    a, b = (torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    mask = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    mixed = masked(a, b, mask)
+    assert torch.allclose(mixed[..., 0], a[..., 0], atol=1e-6) and torch.allclose(mixed[..., -1], b[..., -1], atol=1e-6)
+    columns = mixed.movedim(-1, 0).flatten(1).std(1)
+    assert (columns - 1).abs().max() < 0.15  # 512 values a column: 0.031 is one standard deviation of chance
+    assert abs(float(columns.mean()) - 1) < 0.01
+    assert torch.allclose(masked(a, a, mask), a, atol=1e-6)
+
+
+def test_wrong_masks():
+    a = torch.randn(1, 4, 8, 8)
+    with pytest.raises(ValueError, match="does not fit"):
+        masked(a, a, torch.ones(1, 1, 9, 9))
+    with pytest.raises(ValueError, match="0 to 1"):
+        masked(a, a, torch.full((1, 1, 8, 8), 1.5))
