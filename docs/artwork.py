@@ -56,7 +56,9 @@ def banner() -> Image.Image:
     draw = ImageDraw.Draw(image, "RGBA")
     draw.rectangle((0, 396, 1260, 540), fill=(16, 18, 24, 205))
     draw.text((40, 412), "SSI inversion", font=ImageFont.load_default(58), fill="white")
-    draw.text((42, 482), "Real images as editable Gaussian noise", font=ImageFont.load_default(30), fill=(205, 210, 220))
+    draw.text(
+        (42, 482), "Real images as editable Gaussian noise", font=ImageFont.load_default(30), fill=(205, 210, 220)
+    )
     return image
 
 
