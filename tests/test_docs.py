@@ -78,6 +78,43 @@ def test_a_help_page_names_everything(node):
     assert re.search(r"^!\[.+\]\(images/", page, re.M), "no picture"
 
 
+def said_by_the_code():
+    """Every text in the source, with "\\0" for what is filled in."""
+    for folder in ("nodes", "ssi_core"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def is_said(message, sources):
+    """Whether the code says this, or says something that begins with it (where it ends in ...)."""
+    head = message.removesuffix(" ...")
+    for source in sources:
+        first = source.partition("\0")[0]
+        if not (head.startswith(first) or first.startswith(head)):
+            continue
+        for end in [m.start() for m in re.finditer(r" |$", source)] if head != message else [len(source)]:
+            start = source[:end].rstrip(";,.:(")
+            # Mostly its own words, not mostly what is filled in.
+            if len(start.replace("\0", "")) >= 8 and re.fullmatch(".+?".join(map(re.escape, start.split("\0"))), head):
+                return True
+    return False
+
+
+def test_messages_in_help_pages_are_what_the_code_says():
+    sources = sorted({text for text in said_by_the_code() if " " in text})
+    quoted = [
+        (node, message)
+        for node in NODES
+        for message in re.findall(r"^- `(.+?)`: ", (HELP / f"{node}.md").read_text().partition("## Typical")[2], re.M)
+    ]
+    assert len(quoted) > 2 * len(NODES)
+    assert [pair for pair in quoted if not is_said(pair[1], sources)] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_cover_exactly_the_nodes(language):
     assert sorted(refresh.load(language)) == NODES
