@@ -101,8 +101,9 @@ class SSIReconstructionMetrics(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("difference", display_name="difference", tooltip="|reconstruction - original| times "
-                "gain."),
+                io.Image.Output(
+                    "difference", display_name="difference", tooltip="The absolute difference, times gain."
+                ),
                 io.String.Output("report", display_name="report", tooltip="All figures, image by image."),
                 io.Float.Output("mse", display_name="MSE", tooltip="Mean over the batch, of values in -1..1 (as the "
                 "paper)."),
