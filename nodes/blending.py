@@ -89,7 +89,7 @@ class SSINoiseBlend(io.ComfyNode):
         name = ("slerp" if len(units) == 2 else "gram") if method == "auto" else method
         result = blend(units, rows, name)
         if mask is not None:
-            result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result))
+            result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result, len(rows)))
         report, complaints = _findings(units, result, name, rows)
         if complaints:
             warn(report)
@@ -144,13 +144,17 @@ class SSIConditioningBlend(io.ComfyNode):
 def _blended_prompt(a: list, b: list, rows: list[list[float]]) -> list:
     """One prompt a frame; whatever is no tensor of both (areas, masks, ControlNet) is the first's."""
     facts = dict(a[1])
+    if not _same(a[1].get("class_label"), b[1].get("class_label")):
+        raise InputError(
+            "conditionings: class numbers cannot be blended; give both the same label, or blend only the noises"
+        )
+    if "attention_mask" in a[1] or "attention_mask" in b[1]:
+        facts["attention_mask"] = _masks(a, b, rows)
     for key, one in a[1].items():
         other = b[1].get(key)
-        if key == "attention_mask" and isinstance(other, Tensor):
-            length = max(one.shape[-1], other.shape[-1])
-            one, other = (torch.nn.functional.pad(m, (0, length - m.shape[-1])) for m in (one, other))
-            facts[key] = torch.maximum(one, other)
-        elif isinstance(one, Tensor) and isinstance(other, Tensor) and one.is_floating_point():
+        if key == "attention_mask":
+            continue
+        if isinstance(one, Tensor) and isinstance(other, Tensor) and one.is_floating_point():
             if one.shape[1:] == other.shape[1:]:
                 facts[key] = mix([one, other], rows)
             elif one.ndim == 3:
@@ -158,6 +162,24 @@ def _blended_prompt(a: list, b: list, rows: list[list[float]]) -> list:
     if a[0] is None or b[0] is None:
         return [a[0], facts]
     return [mix(_same_length(a[0], b[0]), rows), facts]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+
+
+def _masks(a: list, b: list, rows: list[list[float]]) -> Tensor:
+    """Which tokens each frame attends to, [B * F, T]: a prompt's own where it is alone, those of both in between."""
+    length = max(a[0].shape[1], b[0].shape[1])
+    masks = []
+    for tokens, facts in (a, b):
+        mask = facts.get("attention_mask")  # core leaves out masks of nothing but ones
+        mask = torch.ones(tokens.shape[:2]) if mask is None else mask
+        masks.append(torch.nn.functional.pad(mask, (0, length - mask.shape[-1])))
+    one, other = masks
+    both = torch.maximum(one, other)
+    frames = [one if row[1] == 0 else other.to(one) if row[0] == 0 else both for row in rows]
+    return torch.stack(frames, dim=1).flatten(0, 1)
 
 
 def _same_length(a: Tensor, b: Tensor) -> list[Tensor]:
@@ -190,12 +212,16 @@ def _check_alike(found: list[InvertedNoise]) -> None:
             )
 
 
-def _fitted(mask: Tensor, noise: Tensor) -> Tensor:
-    """A MASK [B, H, W] as [1 or frames, 1, ..., h, w] of a noise [frames, C, ..., h, w]."""
+def _fitted(mask: Tensor, noise: Tensor, frames: int) -> Tensor:
+    """A MASK [B, H, W] as [1 or images * frames, 1, ..., h, w] of a noise [images * frames, C, ..., h, w]."""
+    if noise.ndim < 4:
+        raise InputError(f"mask: this noise ({shape(noise)}) has no rows and columns to mask; leave the mask off")
     size = tuple(noise.shape[-2:])
     resized = torch.nn.functional.interpolate(mask[:, None].float().cpu(), size, mode="area").clamp(0, 1)
+    if len(resized) == frames and frames < len(noise):  # one a frame: again for every image of the batch
+        resized = resized.repeat(len(noise) // frames, 1, 1, 1)
     if len(resized) not in (1, len(noise)):
-        raise InputError(f"mask: {len(resized)} masks for {len(noise)} frames; give one, or one a frame")
+        raise InputError(f"mask: {len(resized)} masks for {frames} frame(s); give one, or one a frame")
     return resized.reshape(len(resized), *[1] * (noise.ndim - 3), *size)
 
 

@@ -102,5 +102,5 @@ class SolverChecked(io.ComfyNode):
     """A node with a `solver` input, whose wrong values are refused before the prompt runs, in words."""
 
     @classmethod
-    def validate_inputs(cls, solver: str | None) -> bool | str:
+    def validate_inputs(cls, solver: str | None = None) -> bool | str:
         return check_solver(solver)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ..ssi_core.process import Flow
 from .fields import CATEGORY
 from .host.files import new_noise_file, noise_file, noise_files
 from .host.levels import HostProcess, Start
-from .host.show import on_node
+from .host.show import blocked, on_node
 from .noise import InvertedNoise, shape
 
 KIND = "noise"
@@ -85,7 +86,7 @@ class SSINoiseLoad(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
         try:
             if file is not None:
                 noise_file(file)
@@ -94,38 +95,53 @@ class SSINoiseLoad(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, model: Any = None) -> str:
-        stat = noise_file(file).stat()
+    def fingerprint_inputs(cls, file: str | None = None, model: Any = None) -> str:
+        try:
+            stat = noise_file(file or "").stat()
+        except (InputError, OSError):
+            return f"{file}: missing"
         return f"{file} {stat.st_mtime_ns} {stat.st_size}"
 
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
         path = noise_file(file)
-        noise, sigmas = _read_inversion(path) if kind_of(path) == "inversion" else _read_noise(path)
+        from_shell = kind_of(path) == "inversion"
+        noise, sigmas = _read_inversion(path) if from_shell else _read_noise(path)
         if model is not None:
-            process = HostProcess.of(model)
-            start = process.start(noise.start.sigma)
-            if not start.same_as(noise.start):
-                raise InputError(
-                    f"file {file}: was inverted with another kind of model (start {noise.start.sigma:.4g}, gain "
-                    f"{noise.start.noise_gain:.4g}; this model's gain there is {start.noise_gain:.4g})"
-                )
-            channels = model.get_model_object("latent_format").latent_channels
-            if noise.unit.shape[1] != channels:
-                raise InputError(f"file {file}: has {noise.unit.shape[1]} channels, this model takes {channels}")
-            noise = InvertedNoise(
-                noise.unit, noise.start, noise.seed, model.get_model_object("latent_format").process_in
-            )
+            noise = _for_model(noise, model, from_shell, file)
         info = (
             f"{path.name}: noise {shape(noise.unit)}, standard deviation {float(noise.unit.std()):.3f}, starts at "
             f"sigma {noise.start.sigma:.4g}; {'no sigmas' if sigmas is None else f'{len(sigmas) - 1} steps back'}"
         )
+        if from_shell and model is None:
+            info += "; taken to begin at the largest sigma of its model (connect the model to be sure)"
         on_node(info)
         if sigmas is None:
-            from .host.show import blocked
-
             sigmas = blocked("sigmas: this file holds none; use SSI Sigmas or a scheduler")
         return io.NodeOutput(noise, sigmas, noise.empty_latent(), info)
+
+
+def _for_model(noise: InvertedNoise, model: Any, from_shell: bool, file: str) -> InvertedNoise:
+    """The same end state for this model, which says how latents are scaled.
+
+    Raises:
+        InputError: it cannot be this model's.
+    """
+    start = HostProcess.of(model).start(noise.start.sigma)
+    if from_shell and math.isclose(start.latent_gain, noise.start.latent_gain, abs_tol=1e-4):
+        # The engine does not know how this model's sampler will begin; the state is what was saved.
+        unit = noise.unit * (noise.start.noise_gain / start.noise_gain)
+    elif start.same_as(noise.start):
+        unit = noise.unit
+    else:
+        raise InputError(
+            f"file {file}: was inverted with another kind of model (it starts at sigma {noise.start.sigma:.4g} with "
+            f"gain {noise.start.noise_gain:.4g}; this model's gain there is {start.noise_gain:.4g})"
+        )
+    latent_format = model.get_model_object("latent_format")
+    if unit.shape[1] != latent_format.latent_channels:
+        raise InputError(f"file {file}: has {unit.shape[1]} channels, this model takes {latent_format.latent_channels}")
+    return replace(noise, unit=unit, start=start, latent_in=latent_format.process_in)
 
 
 def _read_noise(path: Any) -> tuple[InvertedNoise, torch.Tensor | None]:
@@ -138,7 +154,7 @@ def _read_noise(path: Any) -> tuple[InvertedNoise, torch.Tensor | None]:
 
 
 def _read_inversion(path: Any) -> tuple[InvertedNoise, torch.Tensor]:
-    """What the engine's own `Inversion.save` wrote: its end state, in terms of how core starts."""
+    """What the engine's own `Inversion.save` wrote: its end state, in terms of how core starts at a largest sigma."""
     found = Inversion.load(path)
     top = float(found.sigmas[0])
     state = found.process.from_noise(found.noise.double(), top)

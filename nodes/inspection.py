@@ -136,6 +136,8 @@ class SSIReconstructionMetrics(io.ComfyNode):
             lines.append(words)
         if isinstance(perceptual, str):
             lines.append(perceptual)
+        if noise is not None and not isinstance(noise, InvertedNoise):
+            lines.append("noise: is drawn from a seed, not inverted; its standard deviation is 1 by construction")
         if isinstance(noise, InvertedNoise):
             lines.append(
                 f"noise: standard deviation {float(noise.unit.std()):.3f} (1 is wanted; see Gaussianity Inspector)"

@@ -18,7 +18,7 @@ from .fields import (
     skip_inputs,
     solver_input,
 )
-from .host.levels import HostProcess, schedule, way_back
+from .host.levels import HostProcess, schedule, top_of, way_back
 from .host.sampling import SolverSampler, as_latent, guider_for, injected_noise, latent_samples, run_inversion, seeds_of
 from .host.show import blocked, on_node
 from .noise import InvertedNoise, noise_of_state, shape
@@ -62,11 +62,11 @@ class SSINoiseInject(io.ComfyNode):
         samples = latent_samples(model, latent)
         on_node(process.describe(sigma))
         if sigma == 0:
-            return io.NodeOutput({**latent, "samples": samples}, 0.0)
+            return io.NodeOutput(with_samples(latent, samples), 0.0)
         x0 = model.get_model_object("process_latent_in")(samples.cpu())
         x = process.inject(x0, injected_noise(x0, seeds_of(latent, seed)), sigma)
         out = model.get_model_object("process_latent_out")(as_latent(process, x, torch.tensor([sigma])))
-        return io.NodeOutput({**latent, "samples": out.to(samples.device)}, sigma)
+        return io.NodeOutput(with_samples(latent, out.to(samples.device)), sigma)
 
 
 class SSIInverseSampler(SolverChecked):
@@ -154,15 +154,15 @@ class SSIInverseSampler(SolverChecked):
             start=process.start(float(levels[0])),
             seed=seed,
             latent_in=model.get_model_object("latent_format").process_in,
+            indices=tuple(latent.get("batch_index") or range(len(found.noise))),
         )
         report = _report(process, found, cfg, "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps")
         on_node(report)
-        end_state = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")} | {"samples": end}
         states: Any = blocked("states: turn keep_states on to get them")
         if found.states is not None:
             every = found.states.transpose(0, 1).flatten(0, 1)
             states = {"samples": model.get_model_object("process_latent_out")(every.float())}
-        return io.NodeOutput(noise, end_state, levels.float(), report, states)
+        return io.NodeOutput(noise, with_samples(latent, end), levels.float(), report, states)
 
 
 class SSISolver(SolverChecked):
@@ -247,9 +247,14 @@ class SSINoiseFromLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: dict, seed: int, sigmas: Any = None) -> io.NodeOutput:
-        noise = noise_of_state(model, latent, None if sigmas is None else float(sigmas.max()), seed)
+        noise = noise_of_state(model, latent, top_of(HostProcess.of(model), sigmas), seed)
         on_node(f"noise {shape(noise.unit)}, standard deviation {float(noise.unit.std()):.3f} (1 is wanted)")
         return io.NodeOutput(noise, noise.empty_latent())
+
+
+def with_samples(latent: dict[str, Any], samples: torch.Tensor) -> dict[str, Any]:
+    """The same LATENT with other samples: mask and indices stay; what core notes for empty ones goes."""
+    return {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")} | {"samples": samples}
 
 
 def _levels(

@@ -18,8 +18,10 @@ from .host.sampling import latent_samples
 class InvertedNoise:
     """A NOISE. Core makes its first state from it as start.noise_gain * noise + start.latent_gain * latent.
 
-    Whatever latent is connected there, that state is the one the inversion ended in: what the latent adds is taken off
-    the noise first. With an empty latent the noise is given as it is.
+    Where sampling begins at start.sigma, that state is the one the inversion ended in, whatever latent is connected:
+    what the latent adds is taken off the noise first. (Begun at a lower sigma with a latent that is not empty, as for a
+    partial denoise, too much is taken off: a NOISE is not told the sigma. SSI Noise Inject is for that.) With an empty
+    latent the noise is given as it is.
     """
 
     unit: Tensor
@@ -28,6 +30,8 @@ class InvertedNoise:
     seed: int = 0
     latent_in: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     """How the model scales latents; None where it is not known (a loaded file): then the latent must be empty."""
+    indices: tuple[int, ...] = ()
+    """Which images of their batch these noises are of (LatentFromBatch keeps track); empty: of none in particular."""
 
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
         """Called by core's samplers with their LATENT.
@@ -48,22 +52,22 @@ class InvertedNoise:
             return noise.clone()
         if self.latent_in is None:
             raise InputError(
-                "noise: comes from a file, so connect an empty latent with it (the LATENT output of SSI Load Noise)"
+                "noise: it is not known how its model scales latents; connect an empty latent with it, or the model "
+                "to SSI Load Noise"
             )
         added = self.start.latent_gain * self.latent_in(latent.detach().float().cpu())
         return noise - added / self.start.noise_gain
 
     def with_unit(self, unit: Tensor) -> InvertedNoise:
-        return replace(self, unit=unit)
+        return replace(self, unit=unit, indices=())
 
     def empty_latent(self) -> dict[str, Any]:
         return {"samples": torch.zeros_like(self.unit)}
 
     def _for_batch(self, batch: int, indices: Any) -> Tensor:
-        if len(self.unit) == batch:
-            return self.unit
-        if indices is not None and len(indices) == batch and max(indices) < len(self.unit):
-            return self.unit[list(indices)]
+        wanted = list(indices or ())
+        if len(wanted) == batch and set(wanted) <= set(self.indices):
+            return self.unit[[self.indices.index(i) for i in wanted]]
         if len(self.unit) == 1:
             return self.unit.expand(batch, *self.unit.shape[1:])
         return self.unit
@@ -79,7 +83,7 @@ def noise_of_state(model: Any, latent: dict[str, Any], sigma: float | None = Non
         InputError: a latent that is empty, not finite, or not this model's.
     """
     process = HostProcess.of(model)
-    start = process.start(process.sigma_max if sigma is None else sigma)
+    start = process.start(process.sigma_max if sigma is None else sigma)  # gain of the latent 0: the state itself
     samples = latent_samples(model, latent)
     scale = model.get_model_object("latent_format").process_in
     state = scale(samples.cpu())
@@ -112,10 +116,13 @@ def noise_of(
         return noise_of_state(model, value)
     shaped = like.empty_latent() if like is not None else latent
     if shaped is None:
-        raise InputError("noise: this NOISE has no size of its own; connect a latent of the size wanted beside it")
+        raise InputError(
+            "noise: this NOISE (Random Noise) has no size of its own; connect an inverted one, or a latent, beside it"
+        )
     drawn = value.generate_noise({"samples": torch.zeros_like(shaped["samples"])}).float().cpu()
     start = like.start if like is not None else Start(0.0, 1.0, 0.0)
-    return InvertedNoise(unit=drawn, start=start, seed=getattr(value, "seed", 0))
+    scale = like.latent_in if like is not None else None
+    return InvertedNoise(unit=drawn, start=start, seed=getattr(value, "seed", 0), latent_in=scale)
 
 
 def shape(x: Tensor) -> str:

@@ -79,13 +79,11 @@ class PixelModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str | None = None, arguments: str | None = None) -> bool | str:
-        # An input that is linked arrives as None: its value is not known yet.
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        # One input alone: the host repeats the answer for each. One that is linked arrives as None.
         try:
             if checkpoint is not None:
                 checkpoint_file(checkpoint)
-            if arguments is not None:
-                _settings(arguments)
         except ValueError as error:
             return str(error)
         return True

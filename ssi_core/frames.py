@@ -80,7 +80,6 @@ def path_weights(count: int, frames: int, easing: str = "linear", loop: bool = F
 
 
 def mix(tensors: list[Tensor], rows: list[list[float]]) -> Tensor:
-    """Plain weighted sums of tensors [B, ...] of one shape, for what is no noise (prompts): [F * B, ...]."""
-    return torch.cat(
-        [sum((w * t for w, t in zip(row, tensors, strict=True)), torch.zeros_like(tensors[0])) for row in rows]
-    )
+    """Plain weighted sums of tensors [B, ...] of one shape, for prompts: [B * F, ...], laid out as `blend` does."""
+    frames = [sum((w * t for w, t in zip(row, tensors, strict=True)), torch.zeros_like(tensors[0])) for row in rows]
+    return torch.stack(frames, dim=1).flatten(0, 1)

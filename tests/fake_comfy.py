@@ -20,7 +20,7 @@ TYPES = {
             },
             "optional": {
                 "any": ["INT,FLOAT"], "free": ["MODEL"], "crop": ["BOOLEAN", {}], "note": ["STRING", {}],
-                "seed": ["INT", {"control_after_generate": True}],
+                "seed": ["INT", {}], "noise_seed": ["INT", {}], "frames": ["INT", {"control_after_generate": True}],
             },
         }
     },
@@ -37,6 +37,8 @@ GRAPH = {
             "resize": "by factor",
             "resize.factor": 2.0,
             "seed": 1,
+            "noise_seed": 3,
+            "frames": 12,
             "any": 1,
             "odd": False,
         },

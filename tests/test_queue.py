@@ -96,8 +96,9 @@ def test_settings_are_taken_in_order_and_the_callers_graph_is_left_alone(fake):
     assert json.dumps(GRAPH) == before
 
 
-def test_seed_goes_to_every_seed(fake):
-    assert sent(fake, {}, seed=5)["seed"] == 5
+def test_seed_moves_all_seeds_and_nothing_else(fake):
+    found = sent(fake, {}, seed=5)
+    assert (found["seed"], found["noise_seed"], found["frames"]) == (5, 7, 12)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,15 @@ SUFFIX = ".ssi.safetensors"
 
 
 def noise_files() -> list[str]:
-    """Noise and inversion files, newest first, as `[output] path` and `[input] path`."""
+    """Noise and inversion files, newest first, as `[output] path`: those in the folder itself and under noise/."""
     found = []
     for label, folder in _folders().items():
-        paths = folder.rglob(f"*{SUFFIX}") if folder.is_dir() else []
-        found += [(path.stat().st_mtime, f"[{label}] {path.relative_to(folder).as_posix()}") for path in paths]
+        # Not the whole tree: an output folder may hold a hundred thousand pictures, and this is asked for all the time.
+        for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"noise/**/*{SUFFIX}")):
+            try:
+                found.append((path.stat().st_mtime, f"[{label}] {path.relative_to(folder).as_posix()}"))
+            except OSError:  # a link that leads nowhere, or a file that is gone by now
+                continue
     return [name for _, name in sorted(found, reverse=True)]
 
 

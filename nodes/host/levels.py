@@ -16,6 +16,8 @@ from ...ssi_core.process import DiscreteVP, Number, Process
 from ...ssi_core.schedule import Grid, ddim_sigmas, exponential_sigmas, given_sigmas, karras_sigmas, truncate
 
 SKIP_UNITS = ("sigma", "timestep", "snr")
+NOTHING = 1e-5
+"""A share of the latent in the state that is smaller than this is rounding."""
 OURS = ("ssi-karras", "ssi-exponential", "ssi-ddim")
 
 
@@ -48,7 +50,7 @@ class HostProcess(Process):
         # Levels that are counted, as in SD1.5, not a continuum.
         self.is_discrete = not sampling.timestep(torch.tensor(self.sigma_max)).is_floating_point()
         # Flow states carry (1 - sigma) x0; the others x0 itself.
-        self.is_flow = self._gains(0.5 * (self.sigma_min + self.sigma_max), False)[1] < 1 - 1e-6
+        self.is_flow = self.gains(0.5 * (self.sigma_min + self.sigma_max))[1] < 1 - 1e-6
         self.sigma_limit = 1.0 if self.is_flow else math.inf  # type: ignore[misc]
 
     @classmethod
@@ -56,13 +58,14 @@ class HostProcess(Process):
         """The process of a MODEL, nodes that changed its sampling (ModelSamplingSD3, RescaleCFG ...) included."""
         return cls(model.get_model_object("model_sampling"))
 
-    def _gains(self, sigma: float, at_top: bool) -> tuple[float, float]:
+    def gains(self, sigma: float, at_top: bool = False) -> tuple[float, float]:
         """(of noise, of latent) in noise_scaling, which is linear in both."""
         level = torch.tensor([sigma], dtype=torch.float64)
         one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         noise_gain = float(self.sampling.noise_scaling(level, one.clone(), zero, at_top))
         latent_gain = float(self.sampling.noise_scaling(level, zero.clone(), one, at_top))
-        return noise_gain, latent_gain
+        # A flow model's largest sigma is 1 only up to float32's last digit, for many shifts.
+        return noise_gain, 0.0 if abs(latent_gain) < NOTHING else latent_gain
 
     def start(self, sigma: float) -> Start:
         """How core begins sampling at this level.
@@ -72,12 +75,9 @@ class HostProcess(Process):
         """
         # As comfy.samplers.Sampler.max_denoise has it.
         at_top = math.isclose(self.sigma_max, sigma, rel_tol=1e-5) or sigma > self.sigma_max
-        noise_gain, latent_gain = self._gains(sigma, at_top)
+        noise_gain, latent_gain = self.gains(sigma, at_top)
         if not (math.isfinite(noise_gain) and noise_gain > 0):
-            raise InputError(
-                f"model: its sampling ({type(self.sampling).__mro__[2].__name__}) does not start from noise, so there "
-                f"is no noise to invert to"
-            )
+            raise InputError("model: it does not start from noise (image to image), so there is no noise to invert to")
         return Start(sigma, noise_gain, latent_gain)
 
     def scale(self, sigma: float) -> float:
@@ -85,7 +85,7 @@ class HostProcess(Process):
         return 1.0 / math.sqrt(1.0 + sigma**2) if trained_on_vp else 1.0
 
     def inject(self, x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        noise_gain, latent_gain = self._gains(sigma, False)
+        noise_gain, latent_gain = self.gains(sigma)
         return latent_gain * x0 + noise_gain * noise
 
     def to_noise(self, x: Tensor, sigma: float) -> Tensor:
@@ -95,7 +95,7 @@ class HostProcess(Process):
         return noise * self.start(sigma).noise_gain
 
     def predicted_noise(self, x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
-        noise_gain, latent_gain = self._gains(sigma, False)
+        noise_gain, latent_gain = self.gains(sigma)
         return (x - latent_gain * denoised) / noise_gain
 
     def time(self, sigma: Number) -> Tensor:
@@ -122,18 +122,18 @@ class HostProcess(Process):
         return float64(math.exp((a + b) / 2))
 
     def snr(self, sigma: Number) -> Tensor:
-        noise_gain, latent_gain = self._gains(float(sigma), False)
+        noise_gain, latent_gain = self.gains(float(sigma))
         return float64((latent_gain / noise_gain) ** 2)
 
     def sigma_of_snr(self, snr: Number) -> Tensor:
         ratio = float(snr)
         if not ratio > 0:
             raise InputError(f"SNR {ratio:g}: must be positive (signal power / noise power; 100 is sigma 0.1)")
-        scaled = self._gains(1.0, False)[0] * math.sqrt(ratio)  # some models' noise is not of unit size
+        scaled = self.gains(1.0)[0] * math.sqrt(ratio)  # some models' noise is not of unit size
         return float64(1 / (1 + scaled) if self.is_flow else 1 / scaled)
 
     def facts(self) -> dict[str, Any]:
-        return {"name": self.name, "sampling": [c.__name__ for c in type(self.sampling).__mro__[1:3]]}
+        return {"name": self.name, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "flow": self.is_flow}
 
     def skip(self, value: float, unit: str) -> float:
         """sigma_skip of a skip given as sigma, timestep or SNR; 0 in any unit is the base method.
@@ -143,6 +143,7 @@ class HostProcess(Process):
         """
         if not math.isfinite(value) or value < 0:
             raise InputError(f"skip {value:g}: must be 0 (the base method, no noise) or a positive {unit}")
+        self.start(self.sigma_max)
         if value == 0:
             return 0.0
         sigma = float({"sigma": float64, "timestep": self.sigma, "snr": self.sigma_of_snr}[unit](value))
@@ -194,11 +195,37 @@ def schedule(process: HostProcess, name: str, steps: int) -> Tensor:
             raise InputError("schedule ssi-ddim: is for models of discrete levels (SD1.5, SDXL, ADM); use auto")
         levels = float64(process.sampling.sigmas).cpu()
         vp = DiscreteVP(alphas_cumprod=tuple((1 / (1 + levels**2)).tolist()))
+        possible = sorted({len(range(0, len(levels), stride)) for stride in range(1, len(levels) + 1)})
+        if steps not in possible:
+            near = sorted(possible, key=lambda n: abs(n - steps))[:4]
+            raise InputError(
+                f"steps {steps}: no fixed stride through {len(levels)} levels gives so many (schedule ssi-ddim); near "
+                f"it are {', '.join(map(str, sorted(near)))}"
+            )
         return ddim_sigmas(steps, vp)
     try:
         return given_sigmas(comfy.samplers.calculate_sigmas(process.sampling, name, steps))
     except InputError as error:
         raise InputError(f"schedule {name}, {steps} steps: {error}") from None
+
+
+def top_of(process: HostProcess, sigmas: Tensor | None) -> float:
+    """The level at which an end state lies: the largest of the sigmas it was inverted along, or the model's.
+
+    Raises:
+        InputError: no sigmas in them, or beyond the model's levels.
+    """
+    if sigmas is None:
+        return process.sigma_max
+    if sigmas.numel() == 0:
+        raise InputError("sigmas: are empty; connect those that were inverted along, or none")
+    top = float(sigmas.max())
+    if not 0 < top <= process.sigma_max * (1 + 1e-5):
+        raise InputError(
+            f"sigmas: reach {top:.4g}, where this model's levels run from {process.sigma_min:.4g} to "
+            f"{process.sigma_max:.4g}; were they made for another model?"
+        )
+    return top
 
 
 def way_back(process: HostProcess, sigmas: Tensor, skip: float, grid: Grid) -> Tensor:
@@ -211,10 +238,5 @@ def way_back(process: HostProcess, sigmas: Tensor, skip: float, grid: Grid) -> T
     if len(levels) > 1 and float(levels[0]) < float(levels[-1]):
         levels = levels.flip(0)
     levels = truncate(levels, skip, grid)
-    top = float(levels[0])
-    if top > process.sigma_max * (1 + 1e-5):
-        raise InputError(
-            f"sigmas: begin at {top:.4g}, above this model's largest level, {process.sigma_max:.4g}; were they made "
-            f"for another model?"
-        )
+    top_of(process, levels)
     return levels

@@ -5,6 +5,7 @@ progress, interruption and memory management are the host's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from ...ssi_core.inversion import Inversion, Progress, integrate, invert, unit_n
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .levels import HostProcess
 
-STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "er_", "seeds", "sa_solver")
+STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 
 
 def solver_names() -> list[str]:
@@ -112,7 +113,9 @@ class SolverSampler(comfy.samplers.Sampler):
         levels = _monotonic(sigmas)
         at_top = self.max_denoise(model_wrap, sigmas)
         x = process.sampling.noise_scaling(sigmas[:1], noise.clone(), latent, at_top)
-        denoise = GuidedDenoiser(model_wrap, sigmas, extra_args, noise, latent, denoise_mask)
+        # What looks at the schedule (DifferentialDiffusion) knows falling ones only.
+        falling = sigmas if levels[0] > levels[-1] else sigmas.flip(0)
+        denoise = GuidedDenoiser(model_wrap, falling, extra_args, noise, latent, denoise_mask)
         with _Bar(callback, disable_pbar) as bar:
             x = integrate(denoise, x, levels, self.solver, process, progress=bar).x
         return as_latent(process, x, sigmas[-1:])
@@ -120,8 +123,10 @@ class SolverSampler(comfy.samplers.Sampler):
 
 def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
     """A state as LATENTs hold it between samplers: flow states over 1 - sigma, but as they are at 1."""
+    if process.gains(float(sigma))[1] == 0:
+        return x
     left: Tensor = process.sampling.inverse_noise_scaling(sigma, x)
-    return left if bool(left.isfinite().all()) else x
+    return left
 
 
 class InversionSampler(comfy.samplers.Sampler):
@@ -133,7 +138,7 @@ class InversionSampler(comfy.samplers.Sampler):
         self.invert = partial(
             invert, sigmas=sigmas, skip=skip, solver=solver, seed=seeds, process=process, keep_states=keep
         )
-        self.process, self.seeds, self.skip = process, seeds, skip
+        self.process = process
         self.inversion: Inversion | None = None
 
     def sample(
@@ -151,8 +156,13 @@ class InversionSampler(comfy.samplers.Sampler):
         assert latent_image is not None
         denoise = GuidedDenoiser(model_wrap, sigmas.flip(0), extra_args, noise, latent_image, denoise_mask)
         with _Bar(callback, disable_pbar) as bar:
-            self.inversion = self.invert(denoise, latent_image, progress=bar)
-        end = self.process.from_noise(self.inversion.noise, float(self.inversion.sigmas[0]))
+            found = self.invert(denoise, latent_image, progress=bar)
+        top = float(found.sigmas[0])
+        end = self.process.from_noise(found.noise, top)
+        if denoise_mask is not None:
+            # Outside a mask samplers show the network this, whatever the state; so the way back has to find it there.
+            end = torch.lerp(self.process.inject(latent_image, noise, top), end, denoise_mask)
+        self.inversion = replace(found, noise=self.process.to_noise(end, top))
         return as_latent(self.process, end, sigmas[-1:])
 
 
@@ -173,6 +183,8 @@ def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
                 f"cfg {cfg:g}: needs a negative conditioning to guide away from; connect one, or set cfg to 1 (which "
                 f"also inverts best)"
             )
+        if model.model_options.get("disable_cfg1_optimization"):
+            raise InputError("negative: a node on this model (SAG, PAG ...) needs it also at cfg 1; connect one")
         guider.inner_set_conds({"positive": positive})
     else:
         guider.set_conds(positive, negative)
@@ -211,7 +223,8 @@ def run_inversion(
     rising = sigmas.flip(0).float()
     rising = rising[1:] if skip > 0 else rising
     sampler = InversionSampler(process, sigmas, skip, solver, seeds, keep_states)
-    noise = injected_noise(samples, seeds) if skip > 0 else torch.zeros_like(samples)
+    masked = latent.get("noise_mask") is not None
+    noise = injected_noise(samples, seeds) if skip > 0 or masked else torch.zeros_like(samples)
     end = guider.sample(
         noise,
         samples,
@@ -259,7 +272,11 @@ def latent_samples(model: Any, latent: dict[str, Any]) -> Tensor:
         )
     bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if bad:
-        raise InputError(f"latent: sample(s) {bad} hold NaN or Inf; look at what made them (often a VAE in fp16)")
+        raise InputError(
+            f"latent: sample(s) {bad} hold NaN or Inf. From a VAE: it may need fp32. From a core sampler along rising "
+            f"sigmas on a flow model: it divides by 1 - sigma, which is 0 at the end; use SSI Inverse Sampler or SSI "
+            "Solver"
+        )
     if not bool(samples.any()):
         raise InputError("latent: is empty (all zeros); connect a VAE Encode of the picture, not an Empty Latent")
     if wanted.latent_dimensions == 3 and samples.ndim == 4:

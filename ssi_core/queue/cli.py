@@ -53,7 +53,9 @@ def run_command(
             "an uploaded picture (or sound, or video), VALUE may be a file here.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="For every seed in the workflow.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The workflow's smallest seed; its other seeds keep their distance to it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")] = Path("out"),
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which the job is cancelled. Default: never.")

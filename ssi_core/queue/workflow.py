@@ -145,17 +145,23 @@ class Workflow:
         self.uploads.pop((node, name), None)
 
     def assign_seed(self, seed: int) -> None:
-        """Set every seed that the workflow holds as a value; raises InputError where there is none."""
-        seeds = [
-            f"{node}.{name}"
+        """Move all seeds that the workflow holds as values so that the smallest is `seed`.
+
+        Those that differ go on differing: two pictures to be blended need noise of their own.
+
+        Raises:
+            InputError: there is none.
+        """
+        seeds = {
+            f"{node}.{name}": int(self._held(node, name) or 0)
             for node in self.graph
-            for name, (kind, _, options) in self._inputs(node).items()
-            if kind == "INT" and options.get("control_after_generate") and not is_link(self._held(node, name))
-        ]
+            for name, (kind, *_) in self._inputs(node).items()
+            if kind == "INT" and name.endswith("seed") and not is_link(self._held(node, name))
+        }
         if not seeds:
             raise InputError("--seed: no node of this workflow holds a seed")
-        for key in seeds:
-            self.assign(key, seed)
+        for key, held in seeds.items():
+            self.assign(key, (seed + held - min(seeds.values())) % 2**64)
 
     def missing(self) -> dict[str, list[str]]:
         """class_type -> ids, of the nodes that the server does not have."""

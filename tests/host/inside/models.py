@@ -22,6 +22,15 @@ FAMILIES = {
     "flow": ModelType.FLOW,
     "flux": ModelType.FLUX,
 }
+RARE = {
+    "cascade": ModelType.STABLE_CASCADE,
+    "cosmos": ModelType.FLOW_COSMOS,
+    "v ddpm": ModelType.V_PREDICTION_DDPM,
+    "v edm": ModelType.V_PREDICTION_EDM,
+    "v continuous": ModelType.V_PREDICTION_CONTINUOUS,
+    "image": ModelType.IMG_TO_IMG_FLOW,
+}
+"""Core's other samplings; their network answers with x0, in whatever terms the sampling has for it."""
 
 
 class Gaussian(torch.nn.Module):
@@ -42,6 +51,8 @@ class Gaussian(torch.nn.Module):
         if self.family in ("flow", "flux"):
             D = m + (1 - sigma) * S**2 / ((1 - sigma) ** 2 * S**2 + sigma**2) * (x - (1 - sigma) * m)
             return (x - D) / sigma
+        if self.family in RARE:
+            return self._rare(x, sigma, m)
         sd = self.model_sampling.sigma_data
         state = x * (sigma**2 + sd**2).sqrt()
         D = (S**2 * state + sigma**2 * m) / (S**2 + sigma**2)
@@ -49,6 +60,16 @@ class Gaussian(torch.nn.Module):
             return (state - D) / sigma
         sign = -1 if self.family == "v" else 1
         return sign * (D - state * sd**2 / (sigma**2 + sd**2)) * (sigma**2 + sd**2).sqrt() / (sigma * sd)
+
+    def _rare(self, x, sigma, m):
+        """Solves calculate_denoised(sigma, answer, state) = D for the answer, in which it is linear."""
+        sampling, level = self.model_sampling, sigma.flatten()
+        gain = sampling.calculate_input(level, torch.ones_like(x))
+        state = x / gain
+        D = (S**2 * state + sigma**2 * m) / (S**2 + sigma**2)
+        constant = sampling.calculate_denoised(level, torch.zeros_like(x), state)
+        slope = sampling.calculate_denoised(level, torch.ones_like(x), state) - constant
+        return (D - constant) / slope
 
 
 def exact(x, a, b, family, m=0.0):
@@ -72,7 +93,7 @@ def gaussian_model(family="eps", latent_format=None, **settings):
     config = Config({"family": family})
     config.set_inference_dtype(torch.float32, None)
     device = comfy.model_management.get_torch_device()
-    model = comfy.model_base.BaseModel(config, model_type=FAMILIES[family], device=device, unet_model=Gaussian)
+    model = comfy.model_base.BaseModel(config, model_type=(FAMILIES | RARE)[family], device=device, unet_model=Gaussian)
     model.diffusion_model.model_sampling = model.model_sampling
     offload = comfy.model_management.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)

@@ -77,6 +77,49 @@ def test_warnings_are_words(two, caplog):
     assert "nearly parallel" in caplog.text
 
 
+def test_frames_of_a_batch_of_prompts_lie_as_those_of_noises():
+    one, other = conditioning(0.0, batch=2), conditioning(1.0, batch=2)
+    one[0][0][1] += 10
+    other[0][0][1] += 10
+    (mixed,) = run("SSIConditioningBlend", conditioning_1=one, conditioning_2=other, frames=3)
+    assert mixed[0][0].flatten(1).mean(1).tolist() == pytest.approx([0, 0.5, 1, 10, 10.5, 11])
+    noise, _, _ = blend(*(noise_of_batch(s) for s in (0, 1)), frames=3)
+    assert torch.equal(noise.unit[0], noise_of_batch(0).unit[0]) and torch.equal(
+        noise.unit[3], noise_of_batch(0).unit[1]
+    )
+
+
+def noise_of_batch(seed):
+    noise, *_ = invert(model_of("eps"), picture(batch=2), steps=4)
+    return noise.with_unit(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_masks_of_tokens_are_a_frame_s_own():
+    one, other = conditioning(0.2, tokens=4), conditioning(0.6, tokens=6)
+    other[0][1]["attention_mask"] = torch.tensor([[1, 1, 1, 0, 0, 0]])
+    (mixed,) = run("SSIConditioningBlend", conditioning_1=one, conditioning_2=other, weights="0, 0.5, 1")
+    assert mixed[0][1]["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
+
+
+def test_classes_are_not_blended():
+    (three,), (seven,) = run("SSIClassLabel", label="3"), run("SSIClassLabel", label="7")
+    with pytest.raises(ValueError, match="class numbers cannot be blended"):
+        run("SSIConditioningBlend", conditioning_1=three, conditioning_2=seven)
+    (same,) = run("SSIConditioningBlend", conditioning_1=three, conditioning_2=three, frames=2)
+    assert same[0][1]["class_label"].tolist() == [3]
+
+
+def test_a_mask_a_frame_for_a_batch_and_none_for_sound():
+    a, b = noise_of_batch(0), noise_of_batch(1)
+    masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8), torch.zeros(8, 8)])
+    noise, _, _ = blend(a, b, weights="1, 1, 1", mask=masks)
+    wanted = [a.unit[0], b.unit[0], a.unit[0], a.unit[1], b.unit[1], a.unit[1]]
+    assert torch.allclose(noise.unit, torch.stack(wanted), atol=1e-6)
+    sound = [n.with_unit(n.unit.flatten(2)) for n in (a, b)]
+    with pytest.raises(ValueError, match="no rows and columns"):
+        blend(*sound, mask=torch.ones(1, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -135,16 +178,16 @@ def test_every_frame_is_sampled_with_its_own_prompt():
 
 def test_saved_noise_comes_back_bit_for_bit(two):
     model, a, _, sigmas = two
-    run("SSINoiseSave", noise=a, filename_prefix="tests/kept", sigmas=sigmas)
+    run("SSINoiseSave", noise=a, filename_prefix="noise/kept", sigmas=sigmas)
     import nodes
 
     loader = nodes.NODE_CLASS_MAPPINGS["SSINoiseLoad"]
     newest = loader.INPUT_TYPES()["required"]["file"][1]["options"]
-    assert newest[0].startswith("[output] tests/kept_00001")
+    assert newest[0].startswith("[output] noise/kept_00001")
     noise, found, empty, info = run("SSINoiseLoad", file=newest[0])
     assert torch.equal(noise.unit, a.unit) and torch.equal(found, sigmas) and noise.start == a.start
     assert empty["samples"].shape == a.unit.shape and "sigma 14.6" in info
-    with pytest.raises(ValueError, match="comes from a file"):
+    with pytest.raises(ValueError, match="not known how its model scales"):
         first_state(model, noise, found, picture(batch=1))
     known, *_ = run("SSINoiseLoad", file=newest[0], model=model)
     state, wanted = (first_state(model, n, sigmas, picture(batch=1)) for n in (known, a))
@@ -171,6 +214,41 @@ def test_noise_inverted_in_the_shell_is_read(tmp_path):
     noise, sigmas, _, _ = run("SSINoiseLoad", file="[input] shell.ssi.safetensors")
     assert torch.allclose(noise.unit * noise.start.noise_gain, found.noise * 80, rtol=1e-6)
     assert torch.equal(sigmas, found.sigmas.float())
+
+
+def test_the_end_state_of_a_shell_s_inversion_is_kept_on_any_model():
+    from pathlib import Path
+
+    import folder_paths
+
+    from ssi_core import VE, karras_sigmas
+    from ssi_core import invert as engine_invert
+
+    x0 = picture(batch=1)["samples"]
+    found = engine_invert(lambda x, sigma: x * 0.5, x0, karras_sigmas(8, sigma_max=2.0), process=VE())
+    found.save(Path(folder_paths.get_input_directory()) / "low.ssi.safetensors")
+    model = model_of("edm")
+    noise, sigmas, empty, _ = run("SSINoiseLoad", file="[input] low.ssi.safetensors", model=model)
+    state = first_state(model, noise, sigmas, empty)
+    assert (state - found.noise * 2.0).abs().max() < 1e-5 * state.abs().max()
+    assert "connect the model" in run("SSINoiseLoad", file="[input] low.ssi.safetensors")[3]
+    with pytest.raises(ValueError, match="another kind of model"):
+        run("SSINoiseLoad", file="[input] low.ssi.safetensors", model=model_of("flow"))
+
+
+def test_links_that_lead_nowhere_do_no_harm():
+    from pathlib import Path
+
+    import folder_paths
+
+    import nodes
+
+    link = Path(folder_paths.get_output_directory()) / "gone.ssi.safetensors"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("/nowhere/at/all")
+    loader = nodes.NODE_CLASS_MAPPINGS["SSINoiseLoad"]
+    assert "[output] gone.ssi.safetensors" not in loader.INPUT_TYPES()["required"]["file"][1]["options"]
+    assert loader.validate_inputs() is True and "missing" in loader.fingerprint_inputs()
 
 
 def test_random_noise_is_not_saved():

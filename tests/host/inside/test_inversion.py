@@ -10,12 +10,19 @@ from models import FAMILIES, conditioning, exact, gaussian_model
 EMPTY = object()
 
 
+MORE = [*FAMILIES, "flow 1.32", "flux 2.89", "cascade", "cosmos", "v ddpm", "v edm", "v continuous"]
+"""Also shifts at which float32 makes the largest sigma a little more, or less, than 1; and core's rarer samplings."""
+
+
 def picture(batch=2, shape=(4, 8, 8), seed=5, mean=0.3, scale=0.5):
     generator = torch.Generator().manual_seed(seed)
     return {"samples": mean + scale * torch.randn(batch, *shape, generator=generator)}
 
 
 def model_of(family, **settings):
+    name, _, shift = family.partition(" ")
+    if shift and name in ("flow", "flux"):
+        family, settings = name, {"shift": float(shift)} | settings
     return gaussian_model(family, latent_format=comfy.latent_formats.SD15, **settings)
 
 
@@ -74,7 +81,7 @@ def test_end_state_is_the_exact_solution(family, cfg):
 
 
 @pytest.mark.parametrize("sampled_with", ["an empty latent", "the picture's latent", "the end state"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MORE)
 def test_core_begins_in_the_state_where_inversion_ended(family, sampled_with):
     model, latent = model_of(family), picture()
     noise, end, sigmas, _, _ = invert(model, latent, steps=12)
@@ -82,6 +89,22 @@ def test_core_begins_in_the_state_where_inversion_ended(family, sampled_with):
     given = {"an empty latent": empty, "the picture's latent": latent, "the end state": end}[sampled_with]
     state, wanted = first_state(model, noise, sigmas, given), latent_in(model, end)
     assert (state - wanted).norm() < 1e-5 * wanted.norm()
+    again, _ = run("SSINoiseFromLatent", model=model, latent=end, sigmas=sigmas)
+    assert (again.unit - noise.unit).norm() < 1e-5 * noise.unit.norm()
+    out = back(model, noise, sigmas, given, "euler")
+    assert (latent_in(model, out) - latent_in(model, latent)).std() < 0.3 * 0.6
+
+
+def test_a_later_start_with_a_latent_takes_too_much_off():
+    """Pinned, because it is documented: NOISE is not told where sampling begins."""
+    model, latent = model_of("eps"), picture()
+    noise, _, sigmas, _, _ = invert(model, latent, steps=12)
+    later = sigmas[3:]
+    state = first_state(model, noise, later, latent)
+    gain = float(later[0])
+    x0 = latent_in(model, latent)
+    wanted = x0 + gain * (noise.unit - x0 / noise.start.noise_gain)
+    assert (state - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("family", ["eps", "v", "edm"])
@@ -139,11 +162,29 @@ def test_outside_a_mask_the_picture_is_kept_exactly(family):
     noise, end, sigmas, _, _ = invert(model, masked, steps=20)
     out = back(model, noise, sigmas, masked)
     assert torch.allclose(out["samples"][..., :4], latent["samples"][..., :4], atol=1e-4)
-    assert not torch.allclose(out["samples"][..., 4:], latent["samples"][..., 4:], atol=1e-4)
-    if family == "eps":  # outside, the state is the latent plus the noise that was injected, at every level
-        outside = (latent_in(model, end) - latent_in(model, latent))[..., :4] / float(sigmas[0])
-        low = run("SSINoiseInject", model=model, latent=latent, skip=0.1)[0]
-        assert (outside - (latent_in(model, low) - latent_in(model, latent))[..., :4] / 0.1).abs().max() < 1e-4
+    # Inside, it comes back as it does without a mask; not bit for bit, or the mask did nothing.
+    error = (latent_in(model, out) - latent_in(model, latent))[..., 4:]
+    assert 1e-4 < error.std() < 0.15
+    # Outside, the end state is what samplers show a network there: the latent with the noise that was injected.
+    low = run("SSINoiseInject", model=model, latent=latent, skip=0.1)[0]
+    if family == "eps":
+        injected = (latent_in(model, low) - latent_in(model, latent)) / 0.1
+        wanted = latent_in(model, latent) + float(sigmas[0]) * injected
+    else:
+        injected = (latent_in(model, low) * 0.9 - 0.9 * latent_in(model, latent)) / 0.1
+        wanted = injected
+    assert (latent_in(model, end) - wanted)[..., :4].abs().max() < 1e-3 * wanted.abs().max()
+
+
+def test_a_mask_without_a_skip_still_has_noise_outside():
+    model, latent = model_of("eps"), picture()
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, 4:] = 1
+    noise, _, sigmas, _, _ = invert(model, latent | {"noise_mask": mask}, steps=20, skip=0.0)
+    assert 0.7 < noise.unit[..., :4].std() < 1.3
+    out = back(model, noise, sigmas, latent | {"noise_mask": mask})
+    assert torch.allclose(out["samples"][..., :4], latent["samples"][..., :4], atol=1e-4)
+    assert (latent_in(model, out) - latent_in(model, latent))[..., 4:].std() < 0.05
 
 
 def test_latents_in_half_precision():
@@ -163,7 +204,7 @@ def test_video_latents():
     assert noise.unit.shape == end["samples"].shape == latent["samples"].shape
     assert states["samples"].shape == (len(sigmas) - 1, 16, 3, 8, 8)
     out = back(model, noise, sigmas, {"samples": torch.zeros_like(latent["samples"])})
-    assert (latent_in(model, out) - latent_in(model, latent)).std() < 0.2
+    assert (latent_in(model, out) - latent_in(model, latent)).std() < 0.12
     four = picture(batch=1, shape=(16, 8, 8))
     assert invert(model, four, steps=5)[0].unit.shape == (1, 16, 1, 8, 8)
 
@@ -270,6 +311,60 @@ def test_a_stochastic_sampler_is_refused_by_name():
     assert node.validate_inputs("dpmpp-2m") is True and node.validate_inputs(None) is True
     assert "euler_ancestral" in node.validate_inputs("euler_ancestral")
     assert "fresh noise" in node.validate_inputs("dpmpp_2m_sde")
+
+
+def test_a_deterministic_sampler_is_not_called_stochastic():
+    import nodes
+
+    assert "unknown" in nodes.NODE_CLASS_MAPPINGS["SSIInverseSampler"].validate_inputs("euler_cfg_pp")
+
+
+def test_an_image_to_image_model_is_refused():
+    model = model_of("image")
+    for node, options in (("SSIInverseSampler", {"positive": conditioning()}), ("SSINoiseInject", {})):
+        with pytest.raises(ValueError, match="does not start from noise"):
+            run(node, model=model, latent=picture(), **options)
+
+
+def test_a_negative_that_the_model_needs_at_cfg_1_is_asked_for():
+    model = model_of("eps")
+    model.model_options["disable_cfg1_optimization"] = True
+    with pytest.raises(ValueError, match="negative: a node on this model"):
+        invert(model, picture())
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_patches_that_look_at_the_schedule_see_it_falling(direction):
+    model = model_of("eps")
+    seen = []
+    model.set_model_denoise_mask_function(
+        lambda sigma, mask, extra_options: seen.append(extra_options["sigmas"]) or mask
+    )
+    up, down, _ = run("SSISigmas", model=model, steps=6, schedule="auto", skip=0.1)
+    (nothing,), (sampler,) = run("DisableNoise"), run("SSISolver", solver="euler")
+    masked = picture() | {"noise_mask": torch.ones(1, 8, 8)}
+    back(model, nothing, up if direction == "up" else down, masked, sampler)
+    invert(model, masked, steps=6)
+    assert seen and all(float(s[0]) > float(s[-1]) for s in seen)
+
+
+def test_noise_is_picked_by_the_image_s_index():
+    model, latent = model_of("eps"), picture(batch=4)
+    part = {"samples": latent["samples"][2:], "batch_index": [2, 3]}
+    noise, *_ = invert(model, part, steps=5)
+    picked = noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8), "batch_index": [3]})
+    assert torch.equal(picked, noise.unit[1:])
+    with pytest.raises(ValueError, match="noise: is of shape"):
+        noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8), "batch_index": [1]})
+
+
+def test_end_states_of_core_s_samplers_on_flow_models_are_explained():
+    model = model_of("flow")
+    with pytest.raises(ValueError, match="divides by 1 - sigma"):
+        run("SSINoiseFromLatent", model=model, latent={"samples": torch.full((1, 4, 8, 8), float("inf"))})
+    for sigmas, words in ((torch.tensor([1.0, 80.0]), "another model"), (torch.tensor([]), "empty")):
+        with pytest.raises(ValueError, match=words):
+            run("SSINoiseFromLatent", model=model, latent=picture(), sigmas=sigmas)
 
 
 def test_sigmas_may_come_from_core_in_either_direction():

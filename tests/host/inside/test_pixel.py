@@ -561,15 +561,16 @@ def test_choices_and_missing_files(run, folder, pack):
     loader = nodes.NODE_CLASS_MAPPINGS["SSIPixelModelLoader"]
     choices = loader.INPUT_TYPES()["required"]["checkpoint"][1]["options"]
     assert choices[0] == EMBEDDED and "adm_uncond256like.safetensors" in choices
-    assert loader.validate_inputs(checkpoint=EMBEDDED, arguments="") is True
+    assert loader.validate_inputs(checkpoint=EMBEDDED) is True
     assert loader.validate_inputs() is True  # linked inputs
-    said = loader.validate_inputs(checkpoint="lsun_bedroom.pt", arguments="")
+    said = loader.validate_inputs(checkpoint="lsun_bedroom.pt")
     assert (
         "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/lsun_bedroom.pt" in said and str(folder) in said
     )
     assert "there is no file mine.pt. Put it into" in loader.validate_inputs(checkpoint="mine.pt")
     for text in ("num_heads", "=4", "num_heads=", "path=3", "num_heads=4, num_heads=2", "a b=3"):
-        assert "arguments:" in loader.validate_inputs(checkpoint=EMBEDDED, arguments=text)
+        with pytest.raises(ValueError, match="arguments:"):
+            run("SSIPixelModelLoader", arguments=text)
     with pytest.raises(ValueError, match="there is no file"):
         run("SSIPixelModelLoader", checkpoint="lsun_bedroom.pt")
     with pytest.raises(ValueError, match="arguments: the embedded model takes none"):
