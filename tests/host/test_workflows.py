@@ -32,7 +32,7 @@ FOLDERS = {
 }  # fmt: skip
 ENLARGED = 8
 GREY = 1
-"""Levels of 255 by which the host's picture may differ from the engine's: torch differs, and so does the thread count."""
+"""Levels of 255 by which the host's picture may differ from the engine's: torch and the number of threads differ."""
 
 
 @pytest.fixture(scope="module", autouse=True)

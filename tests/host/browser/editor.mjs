@@ -109,7 +109,7 @@ async function main([chromium, playwright, url]) {
       await fit(page)
       if (job.picture) await page.screenshot({ path: job.picture })
       if (job.run) {
-        answer.run = await run(page, job.run)
+        answer.run = { ...(await run(page, job.run)), nodes: (await look(page)).nodes }
         await fit(page)
         await page.screenshot({ path: job.after })
       }
