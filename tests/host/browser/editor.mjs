@@ -6,8 +6,6 @@
 // With "api": "api/a.json" a job also writes what the editor would send to the queue.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname } from 'node:path'
-import { mkdirSync } from 'node:fs'
 
 const QUIET = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
@@ -105,6 +103,7 @@ async function main([chromium, playwright, url]) {
     for (const job of jobs) {
       said.errors.length = said.refused.length = 0
       await load(page, JSON.parse(readFileSync(job.file, 'utf8')))
+      await page.keyboard.press('Escape') // older editors put a dialog about missing models before the graph
       const answer = await look(page)
       await fit(page)
       if (job.picture) await page.screenshot({ path: job.picture })
@@ -113,10 +112,7 @@ async function main([chromium, playwright, url]) {
         await fit(page)
         await page.screenshot({ path: job.after })
       }
-      if (job.api) {
-        mkdirSync(dirname(job.api), { recursive: true })
-        writeFileSync(job.api, JSON.stringify(answer.prompt, null, 2) + '\n')
-      }
+      if (job.api) writeFileSync(job.api, JSON.stringify(answer.prompt, null, 2) + '\n')
       answers.push({ ...answer, errors: [...said.errors], refused: [...said.refused] })
     }
   } finally {
