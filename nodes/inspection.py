@@ -19,6 +19,8 @@ from .host.show import on_node
 from .noise import InvertedNoise, noise_of, shape
 
 PICTURES = 8
+SEEN = 256
+"""Pixels across that a picture on a node should have."""
 
 
 class SSIGaussianityInspector(io.ComfyNode):
@@ -146,7 +148,7 @@ class SSIReconstructionMetrics(io.ComfyNode):
         on_node(lines[0])
         return io.NodeOutput(
             difference[..., :3], "\n".join(lines), *(float(v.mean()) for v in (errors, peaks, likeness)),
-            ui=ui.PreviewImage(difference[..., :3], cls=cls),
+            ui=ui.PreviewImage(_large_enough(difference[..., :3]), cls=cls),
         )  # fmt: skip
 
 
@@ -167,6 +169,12 @@ def report_text(figures: Gaussianity) -> str:
 def as_image(picture: Image) -> Tensor:
     """A Pillow picture as one IMAGE of a batch: [H, W, 3] in 0..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255)
+
+
+def _large_enough(images: Tensor) -> Tensor:
+    """Images [B, H, W, C] of a pixel model, each pixel as a square, so that they can be seen on a node."""
+    times = max(1, SEEN // max(images.shape[1:3]))
+    return images.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
 def _one_size(pictures: list[Tensor]) -> list[Tensor]:

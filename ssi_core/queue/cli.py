@@ -26,7 +26,7 @@ app = typer.Typer(
 EPILOG = """\
 Examples:
 
-`ssi comfy run workflows/api/reconstruct.json --set "Load Image.image=photo.jpg" --out out`
+`ssi comfy run workflows/api/sd15_reconstruct.json --set Picture.image=photo.jpg --out out`
 
 `for f in photos/*.jpg; do ssi comfy run morph.json --set "Load Image.image=$f" --out "out/$(basename "$f")"; done`
 

@@ -38,6 +38,7 @@ class Host:
 class Server:
     url: str
     log: Path
+    pid: int
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=120) as answer:
@@ -57,11 +58,12 @@ def host() -> Host:
 
 
 @pytest.fixture(scope="module")
-def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A `--base-directory` whose custom_nodes/ holds the repository and nothing else."""
+def base_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `--base-directory` whose custom_nodes/ holds the repository and nothing else, under the module's own `PACK`."""
     base = tmp_path_factory.mktemp("comfyui")
     (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
+    name = getattr(request.module, "PACK", PACK)
+    (base / "custom_nodes" / name).symlink_to(REPOSITORY, target_is_directory=True)
     yield base
     shutil.rmtree(base)
 
@@ -86,7 +88,7 @@ def server(host: Host, base_directory: Path) -> Iterator[Server]:
             start_new_session=True,
         )
     try:
-        running = Server(f"http://127.0.0.1:{port}", log)
+        running = Server(f"http://127.0.0.1:{port}", log, process.pid)
         _wait_until_up(running, process)
         yield running
     finally:

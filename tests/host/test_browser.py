@@ -1,0 +1,128 @@
+"""The workflows in the real editor, in Chromium: opened, compared with `workflows/api`, run, and photographed.
+
+Chromium: `$CHROMIUM_PATH`, else /usr/bin/chromium or the `chromium` on the path. playwright-core: the folder
+`$PLAYWRIGHT_CORE`, else ~/pw/node_modules/playwright-core. Pictures stay under out/browser, to be looked at.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+PACK = "ComfyUI-SSI"  # without a space: with one, aiohttp 3.14 finds none of a pack's files
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+DEMO = {"demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three"}
+SHOWS = {
+    "SSIGaussianityInspector": (300, 150), "SSIReconstructionMetrics": (256, 256), "PreviewImage": (256, 256),
+    "SaveImage": (256, 256), "SaveAnimatedWEBP": (256, 256),
+}  # fmt: skip
+"""Least width and height of what a node must show after the run."""
+# What the editor asks of every server, and finds on none that is new; none of it is about a pack.
+USUAL = re.compile(r"404 GET (/user\.css|/api/userdata|/extensions/core/|/api/settings/|/api/users)")
+
+
+def chromium() -> str | None:
+    given = os.environ.get("CHROMIUM_PATH")
+    tried = [given] if given else ["/usr/bin/chromium", shutil.which("chromium") or ""]
+    return next((path for path in tried if path and Path(path).exists()), None)
+
+
+def playwright() -> Path | None:
+    path = Path(os.environ.get("PLAYWRIGHT_CORE") or "~/pw/node_modules/playwright-core").expanduser()
+    return path if (path / "package.json").exists() else None
+
+
+@pytest.fixture(scope="module")
+def pictures(host) -> Path:
+    version = re.search(r'"([\d.]+)"', (host.root / "comfyui_version.py").read_text()).group(1)
+    folder = ROOT / "out" / "browser" / version
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(request, base_directory, pictures):
+    """What the editor says of each workflow, after opening it, and of the demo ones after Run."""
+    browser, library = chromium(), playwright()
+    if not (browser and library and shutil.which("node")):
+        pytest.skip("NO CHROMIUM, NODE OR PLAYWRIGHT-CORE, editor tests not run: set CHROMIUM_PATH and PLAYWRIGHT_CORE")
+    (base_directory / "input").mkdir(exist_ok=True)
+    Image.linear_gradient("L").convert("RGB").save(base_directory / "input" / "example.png")
+    server = request.getfixturevalue("server")  # after the skip: it takes long to start
+    jobs = [
+        {"file": str(path), "picture": str(pictures / f"{path.stem}.png"),
+         "run": 120 if path.stem in DEMO else 0, "after": str(pictures / f"{path.stem}-run.png")}
+        for path in WORKFLOWS
+    ]  # fmt: skip
+    done = subprocess.run(
+        ["node", str(Path(__file__).parent / "browser" / "editor.mjs"), browser, str(library), server.url],
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip((path.stem for path in WORKFLOWS), json.loads(done.stdout), strict=True))
+
+
+def without_previews(prompt):
+    """Older editors also send what Preview Any shows; the node does not take it."""
+    for entry in prompt.values():
+        if entry["class_type"] == "PreviewAny":
+            entry["inputs"] = {"source": entry["inputs"]["source"]}
+    return prompt
+
+
+def assert_apart(nodes):
+    for a, b in combinations(nodes, 2):
+        (left, top, width, height), (left2, top2, width2, height2) = a["box"], b["box"]
+        beside = left + width <= left2 or left2 + width2 <= left
+        assert beside or top + height <= top2 or top2 + height2 <= top, (a, b)
+
+
+every = pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])
+
+
+@every
+def test_it_opens_and_is_the_graph_of_the_queue(seen, name):
+    answer = seen[name]
+    assert answer["missing"] == []
+    assert without_previews(answer["prompt"]) == json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+    assert any(node["type"] in ("MarkdownNote", "Note") for node in answer["nodes"])
+
+
+@every
+def test_nothing_goes_wrong_in_the_page(seen, name):
+    answer = seen[name]
+    assert answer["errors"] == []
+    assert [said for said in answer["refused"] if not USUAL.match(said)] == []
+
+
+@every
+def test_no_node_covers_another_or_cuts_its_widgets(seen, name):
+    nodes = seen[name]["nodes"]
+    assert_apart(nodes)
+    for node in nodes:
+        assert node["size"][0] >= node["least"][0] - 1 and node["size"][1] >= node["least"][1] - 1, node
+
+
+@pytest.mark.parametrize("name", sorted(DEMO))
+def test_run_shows_pictures_and_words(seen, name):
+    answer = seen[name]
+    assert answer["run"]["word"] == "done", answer["run"]
+    shown = answer["run"]["shown"]
+    assert_apart(answer["run"]["nodes"])  # nodes grow to show what they have to say
+    for node in answer["nodes"]:
+        if node["type"] in SHOWS:
+            found = shown[node["title"]]["pictures"]
+            assert found, node
+            assert all(w >= SHOWS[node["type"]][0] and h >= SHOWS[node["type"]][1] for w, h in found), (node, found)
+        if node["type"] == "PreviewAny":
+            assert any(len(text) > 20 for text in shown[node["title"]]["texts"]), (node, shown[node["title"]])
