@@ -23,14 +23,18 @@ FAMILIES = {
     "flux": ModelType.FLUX,
 }
 RARE = {
-    "cascade": ModelType.STABLE_CASCADE,
-    "cosmos": ModelType.FLOW_COSMOS,
-    "v ddpm": ModelType.V_PREDICTION_DDPM,
-    "v edm": ModelType.V_PREDICTION_EDM,
-    "v continuous": ModelType.V_PREDICTION_CONTINUOUS,
-    "image": ModelType.IMG_TO_IMG_FLOW,
+    name: getattr(ModelType, kind)
+    for name, kind in {
+        "cascade": "STABLE_CASCADE",
+        "cosmos": "FLOW_COSMOS",
+        "v ddpm": "V_PREDICTION_DDPM",
+        "v edm": "V_PREDICTION_EDM",
+        "v continuous": "V_PREDICTION_CONTINUOUS",
+        "image": "IMG_TO_IMG_FLOW",
+    }.items()
+    if hasattr(ModelType, kind)
 }
-"""Core's other samplings; their network answers with x0, in whatever terms the sampling has for it."""
+"""Core's other samplings, where this core has them; their network answers with x0, in whatever terms the sampling has for it."""
 
 
 class Gaussian(torch.nn.Module):
