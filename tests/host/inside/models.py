@@ -34,7 +34,7 @@ RARE = {
     }.items()
     if hasattr(ModelType, kind)
 }
-"""Core's other samplings, where this core has them; their network answers with x0, in whatever terms the sampling has for it."""
+"""Core's other samplings, where this core has them; see `_rare` for their network."""
 
 
 class Gaussian(torch.nn.Module):
