@@ -116,7 +116,7 @@ def test_augment_labels_that_do_not_fit(labels):
 
 def test_no_classes_are_unconditional():
     assert load_checkpoint(ADM, **TOLD, num_classes=0).info.num_classes == 0
-    with pytest.raises(InputError, match="num_classes=None was given, but its tensors have num_classes=10"):
+    with pytest.raises(InputError, match="given num_classes=None, but its tensors have num_classes=10"):
         load_checkpoint(DATA / "adm_neworder_classcond.safetensors", **TOLD, num_classes=0)
 
 
@@ -201,11 +201,11 @@ def test_wrappers_that_leave_the_choice_open(tmp_path):
     state = load_file(NVLABS)
     torch.save({"generator": state, "teacher": state, "step": 3}, tmp_path / "m.pt")
     with pytest.raises(
-        InputError, match=r"several networks, generator, teacher, among the .* generator, teacher, step;"
+        InputError, match=r"several networks, 'generator', 'teacher', among the .* 'generator', 'teacher', 'step';"
     ):
         load_checkpoint(tmp_path / "m.pt")
     torch.save({"step": 3, "notes": {"by": "me"}}, tmp_path / "m.pt")
-    with pytest.raises(InputError, match=r"holds no network.*; its top-level keys are step, notes"):
+    with pytest.raises(InputError, match=r"holds no network.*; its top-level keys are 'step', 'notes'"):
         load_checkpoint(tmp_path / "m.pt")
     circle: dict = {"c": {"t": torch.ones(1)}, "d": {"t": torch.ones(1)}}
     circle["ema"] = {"ema": circle, "e": {"t": torch.ones(1)}}

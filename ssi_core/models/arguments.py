@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import InputError
+from ..errors import LONGEST_SHOWN, InputError, shown
 from .family import Facts
 
 MOST_LEVELS = 100_000
@@ -35,10 +35,10 @@ def _number(value: Any) -> bool:
 FLAG = ("True or False", _flag)
 COUNT = _whole(1)
 POSITIVE = ("a finite number above 0", lambda value: _number(value) and value > 0 and math.isfinite(value))
-TEXT = ("a text", lambda value: isinstance(value, str))
+TEXT = ("a short text", lambda value: isinstance(value, str) and len(value) <= LONGEST_SHOWN)
 NUMBERS = (
     "a list of numbers",
-    lambda value: value is None or isinstance(value, str)
+    lambda value: value is None or TEXT[1](value)
     or (isinstance(value, list | tuple | set | frozenset) and all(map(_number, value))),
 )  # fmt: skip
 
@@ -74,6 +74,6 @@ def checked(words: Mapping[str, Any], unbounded: bool) -> Facts:
         takes, check = TABLE[name]
         no_bound = type(value) in (int, float) and (name, float(value)) in (("sigma_min", 0.0), ("sigma_max", math.inf))
         if not check(value) and not (unbounded and no_bound):
-            raise InputError(f"{name}={value!r:.100}: takes {takes}")
+            raise InputError(f"{name}={shown(value)}: takes {takes}")
         found[name] = WORDS.get(str(value).lower(), value == 1) if check is _flag else value
     return found

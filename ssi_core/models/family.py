@@ -5,6 +5,7 @@ A new family is one class like `Family`, listed in `recognise.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,17 @@ class Meaning:
     """In words, for people."""
     schedule: str
     """In words, for people."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: the range is none.
+        """
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise InputError(
+                f"its noise levels would reach from {self.sigma_min:g} to {self.sigma_max:g}; correct sigma_min and "
+                "sigma_max, or the arguments of its schedule"
+            )
 
 
 class Family(Protocol):

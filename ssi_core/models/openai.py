@@ -153,8 +153,8 @@ class _OpenAI:
                                                if 2**i in facts["attention_resolutions"])})  # fmt: skip
         if "num_heads" not in facts and facts.get("num_head_channels", -1) == -1:
             common = math.gcd(*widths)
-            sizes = [n for n in range(8, common + 1) if common % n == 0]
-            numbers = [n for n in range(1, common // 8 + 1) if common % n == 0]
+            sizes = [n for n in _divisors(common) if n >= 8]
+            numbers = [n for n in _divisors(common) if 8 * n <= common]
             found.append(
                 Question(
                     ("num_head_channels", "num_heads"),
@@ -328,6 +328,12 @@ def _multiple(width: int, base: int) -> float:
 
 def _widths(facts: Facts) -> list[int]:
     return [int(mult * facts["model_channels"]) for mult in facts["channel_mult"]]
+
+
+def _divisors(number: int) -> list[int]:
+    """Rising; found up to the root, since the number comes from a file."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def _some(numbers: list[int]) -> str:

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .arguments import checked
 from .family import Facts, Family, Recognised, Tensors
 from .nvlabs import NVLabs
@@ -120,9 +120,8 @@ def recognise(
         _take(facts, sources, hint, source)
     own = {k: v for k, v in (stated or {}).items() if k in family.arguments}
     own = _translated(family, own, {**facts, **known}, path)
-    for key, carrier in family.carried_by.items():
-        if carrier not in tensors and own.get(key, known.get(key)) != known.get(key):
-            raise InputError(f"{path}: states {key}={own[key]!r}, but the tensor {carrier} is missing")
+    if told := _contradicted(family, own, known, tensors):
+        raise InputError(f"{path}: states {told}")
     _take(facts, sources, own, "the file itself")
 
     unknown = sorted(set(given) - family.arguments - family.inert)
@@ -133,11 +132,8 @@ def recognise(
         )
     given = {k: v for k, v in given.items() if k in family.arguments}
     explicit = _translated(family, given, {**facts, **known}, path)
-    for key, value in explicit.items():
-        if key in known and value != known[key]:
-            carrier = family.carried_by.get(key, "")
-            missing = f"; the tensor {carrier} is missing" if carrier and carrier not in tensors else ""
-            raise InputError(f"{path}: {key}={value!r} was given, but its tensors have {key}={known[key]!r}{missing}")
+    if told := _contradicted(family, explicit, known, tensors):
+        raise InputError(f"{path}: was given {told}")
     _take(facts, sources, explicit, "argument")
     facts |= known
     found = Recognised(family, facts, {k: v for k, v in sources.items() if k in facts}, mark, [e.name for e in alike])
@@ -148,13 +144,23 @@ def recognise(
     return found
 
 
+def _contradicted(family: Family, words: Facts, known: Facts, tensors: Tensors) -> str:
+    """What of the words the tensors contradict, and how; empty if nothing."""
+    for key, value in words.items():
+        if key in known and value != known[key]:
+            carrier = family.carried_by.get(key, "")
+            missing = f"; the tensor {carrier} is missing" if carrier and carrier not in tensors else ""
+            return f"{key}={shown(value)}, but its tensors have {key}={shown(known[key])}{missing}"
+    return ""
+
+
 def _translated(family: Family, words: Facts, known: Facts, path: str | Path) -> Facts:
     try:
         return family.translate(checked(words, unbounded=family.name == NVLabs.name), known)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path}: an argument cannot be understood: {error}") from None
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"{path}: an argument cannot be understood: {shown(str(error))}") from None
 
 
 def canonical(names: Sequence[str]) -> dict[str, str]:
@@ -172,11 +178,11 @@ def _family(tensors: Tensors, path: str | Path) -> Family:
     for pattern, what in FOREIGN.items():
         example = next((name for name in tensors.shapes if re.match(pattern, name)), None)
         if example is not None:
-            raise InputError(f"{path}: is {what} (it has a tensor {example[:100]})")
+            raise InputError(f"{path}: is {what} (it has a tensor {shown(example)})")
     for family in FAMILIES:
         if family.matches(tensors):
             return family
-    examples = ", ".join(name[:60] for name in list(tensors.shapes)[:3])
+    examples = ", ".join(shown(name) for name in list(tensors.shapes)[:3])
     raise InputError(
         f"{path}: is no pixel model that is known here ({', '.join(f.name for f in FAMILIES)}); its tensors are called "
         f"{examples}, ..."
