@@ -20,7 +20,7 @@ from ssi_core.models.edm import Block, EDMNetConfig
 from ssi_core.models.family import Recognised
 from ssi_core.models.layers import assign
 from ssi_core.models.load import skeleton
-from ssi_core.models.recognise import FAMILIES, published, signature
+from ssi_core.models.recognise import FAMILIES, architecture, published
 from ssi_core.process import DiscreteVP
 from ssi_core.schedule import ddim_sigmas, karras_sigmas
 
@@ -150,10 +150,10 @@ def test_network_built_for_a_published_name_has_its_keys_and_shapes(name):
     """Names and shapes are pinned by the hash over all of them."""
     entry = published()[name]
     family = next(family for family in FAMILIES if family.name == entry.family)
-    found = Recognised(family, {**family.defaults, **entry.facts}, {}, entry.signature)
+    found = Recognised(family, {**family.defaults, **entry.facts}, {}, entry.architecture)
     network = skeleton(found)
     shapes = {family.prefix + key: tuple(value.shape) for key, value in network.state_dict().items()}
-    assert signature(shapes) == entry.signature
+    assert architecture(shapes) == entry.architecture
     assert sum(p.numel() for p in network.parameters()) == entry.parameters
     assert 4 * sum(math.prod(shape) for shape in shapes.values()) == entry.nbytes
 

@@ -28,10 +28,9 @@ def models_command(
         column.no_wrap = True
     rows = models(folders or [])
     for row in rows:
-        facts = row.file.facts
         table.add_row(
-            row.file.name, row.file.family, str(facts.get("image_size") or facts.get("img_resolution")),
-            f"{row.file.nbytes / 1e6:.0f}", str(facts.get("num_classes") or facts.get("label_dim") or "-"),
+            row.file.name, row.file.family, str(row.file.image_size),
+            f"{row.file.nbytes / 1e6:.0f}", str(row.file.num_classes or "-"),
             row.file.licence,
         )  # fmt: skip
     console.print(table)

@@ -45,7 +45,8 @@ class Description:
     sources: dict[str, str]
     undecided: Undecided | None
     """What it does not tell; nothing, if it can be used as it is."""
-    signature: str
+    architecture: str
+    """Hash of all names and shapes."""
 
 
 def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> Description:
@@ -74,7 +75,7 @@ def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[st
             facts=found.facts,
             sources=found.sources,
             undecided=seen.undecided() if found.questions else None,
-            signature=found.signature,
+            architecture=found.architecture,
         )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,8 @@ def load_checkpoint(
             use_new_attention_order, noise_schedule, distillation, image_size, class_name, ...
 
     Returns:
-        The model, in eval mode.
+        The model, in eval mode. Inside `torch.inference_mode` its weights become inference tensors, with which no
+        gradient can be computed later, not even one with respect to the image.
 
     Raises:
         InputError: the file is missing, damaged, forbidden, something else, or does not tell everything about the
@@ -71,6 +74,8 @@ def load_checkpoint(
         Cancelled: `progress` returned False.
     """
     path = Path(path)
+    if dtype == torch.float16 and torch.device(device).type == "cpu":
+        warnings.warn("float16 on a CPU is over a hundred times slower than float32", stacklevel=2)
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
     layers = layers or _fastest(torch.device(device), dtype or torch.float32)
@@ -105,12 +110,12 @@ def load_checkpoint(
             parameters=sum(p.numel() for p in network.parameters()),
             dtype=str(chosen).removeprefix("torch."),
             stored=", ".join(sorted(str(kind).removeprefix("torch.") for kind in stored)),
-            signature=found.signature,
+            architecture=found.architecture,
             facts=found.facts,
             sources=found.sources,
             fingerprint=digest.hexdigest(),
         )
-        return PixelModel(network, meaning or seen.undecided, info, chosen, family.null_label)
+        return PixelModel(network, meaning or seen.raised(), info, chosen, family)
 
 
 @dataclass
@@ -129,7 +134,12 @@ class Examined:
 
     def undecided(self) -> Undecided:
         """What to tell someone who needs what is open."""
-        return Undecided(self.path, self.found.family.name, self.found.questions, self.found.names)
+        return self.raised()()
+
+    def raised(self) -> Callable[[], Undecided]:
+        """Makes what `undecided` gives, without holding on to the file."""
+        found = self.found
+        return partial(Undecided, self.path, found.family.name, tuple(found.questions), tuple(found.names))
 
 
 @contextmanager
