@@ -275,8 +275,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="on a GPU: also compiled")
     args = parser.parse_args()
-    flash = importlib.util.find_spec("flash_attn") is not None
-    if args.consistency_models is not None and not flash:
+    installed = importlib.util.find_spec("flash_attn") is not None
+    if args.consistency_models is not None and not installed:
         flash = types.ModuleType("flash_attn.flash_attention")
         flash.FlashAttention = ExactFlash  # type: ignore[attr-defined]
         sys.modules |= {"flash_attn": types.ModuleType("flash_attn"), "flash_attn.flash_attention": flash}
@@ -287,7 +287,7 @@ def main() -> None:
     with torch.no_grad():
         for build in cases(args):
             case = build(PackedLayers)
-            if flash and case.name.startswith("cm "):
+            if installed and case.name.startswith("cm "):
                 print(f"{case.name}: not run on the CPU, since flash_attn is installed")
             else:
                 on_cpu(case, args)
