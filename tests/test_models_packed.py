@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 import threading
 from pathlib import Path
 
@@ -175,10 +176,15 @@ def test_threads_that_look_while_others_compute_lose_no_weights():
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=(use,)) for use in uses]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet in the middle of things
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert not failed and len(found) == 60 * len(uses)
     for value in found:
         assert torch.equal(value, plain.weight) if value.ndim == 4 and value.shape[0] == 144 else (
@@ -246,3 +252,28 @@ def test_small_convolutions_are_left_to_torch():
 def test_namespace_has_every_layer():
     for name in ("Linear", "Conv1d", "Conv2d", "GroupNorm", "Embedding"):
         assert issubclass(getattr(PackedLayers, name), getattr(nn, name))
+
+
+def test_a_forward_pass_in_the_middle_of_unpacking_loses_no_weights():
+    """Between putting the plain weights back and dropping the packed ones, another thread does both and packs anew."""
+    others: list[threading.Thread] = []
+
+    class Interrupted(Conv2d):
+        def __setattr__(self, name, value):
+            if name == "packed" and value is None and getattr(self, "armed", False):
+                self.armed = False
+                others.append(threading.Thread(target=lambda: (self.unpack(), self(x))))
+                others[0].start()
+                others[0].join(timeout=1)  # under a lock it waits until this thread is done
+            super().__setattr__(name, value)
+
+    plain, _ = pair()
+    packed = Interrupted(130, 144, 3, padding=1).requires_grad_(False)
+    packed.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 130, 8, 8)
+    packed(x)
+    packed.armed = True
+    packed.unpack()
+    others[0].join()
+    assert torch.allclose(packed(x), plain(x), atol=1e-5)
+    assert torch.equal(packed.state_dict()["weight"], plain.weight)
