@@ -7,8 +7,12 @@ Times are minima over interleaved runs, so that a load which comes and goes hits
 mark of allocated tensors during one forward pass, above what is held before it (weights and input); measured from
 torch's own records of every allocation, so that what else the process does does not count.
 
-On a GPU: float32, float16 and bfloat16 of ours against the original as it ships, ours compiled, and the share of the
-card's measured matrix-product rate.
+Equality is required to 1e-4, before anything is timed.
+
+On a GPU: float32, float16 and bfloat16 of ours, from the layers that `load_checkpoint` uses there, against the original
+as it ships, ours compiled, and the share of the card's measured matrix-product rate. TF32 stays as torch has it, which
+is printed: off for matrix products, on for convolutions, for both sides alike. flash_attn is replaced by the same
+arithmetic where it is not installed; where it is, consistency_models runs on the GPU alone, which is all it can.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import math
 import os
 import sys
@@ -31,10 +36,12 @@ from torch import Tensor, nn
 
 from ssi_core.models.adm import UNet, UNetConfig
 from ssi_core.models.edm import ARCHITECTURES, EDMNetConfig
-from ssi_core.models.layers import assign
+from ssi_core.models.layers import Layers, assign
 from ssi_core.models.packed import PackedLayers
 
 Forward = Callable[[Tensor], Tensor]
+MOST_DIFFERENCE = 1e-4
+"""Of the largest value, in float32."""
 
 
 @dataclass
@@ -48,8 +55,11 @@ class Case:
     half: Callable[[nn.Module], None]
     """Puts the original into the half precision that it ships with."""
 
+    def time(self, batch: int, device: torch.device) -> Tensor:
+        return torch.full((batch,), 0.3 if "edm" in self.name else 300.0, device=device)
+
     def forwards(self, batch: int, device: torch.device) -> tuple[Forward, Forward]:
-        t = torch.full((batch,), 0.3 if "edm" in self.name else 300.0, device=device)
+        t = self.time(batch, device)
         extra = (None,) if "edm" in self.name else ()
         return (lambda x: self.ours(x, t)), (lambda x: self.theirs(x, t, *extra))
 
@@ -87,7 +97,9 @@ def randomise(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def adm_case(module: str, size: int, width: int, mult: tuple[int, ...], attention: tuple[int, ...]) -> Case:
+def adm_case(
+    layers: Layers, module: str, size: int, width: int, mult: tuple[int, ...], attention: tuple[int, ...]
+) -> Case:
     original = importlib.import_module(f"{module}.unet")
     arguments: dict[str, Any] = {
         "in_channels": 3, "model_channels": width, "out_channels": 3, "num_res_blocks": 2,
@@ -96,7 +108,7 @@ def adm_case(module: str, size: int, width: int, mult: tuple[int, ...], attentio
     }  # fmt: skip
     theirs = randomise(original.UNetModel(image_size=size, **arguments))
     with torch.device("meta"):
-        ours = UNet(UNetConfig(**arguments, joint_projection_2d=module == "cm"), PackedLayers)
+        ours = UNet(UNetConfig(**arguments, joint_projection_2d=module == "cm"), layers)
     assign(ours, {name: value.clone() for name, value in theirs.state_dict().items()})
 
     def half(network: nn.Module) -> None:
@@ -106,7 +118,7 @@ def adm_case(module: str, size: int, width: int, mult: tuple[int, ...], attentio
     return Case(f"{module} {size}x{size} {width}ch", ours, theirs, size, half)
 
 
-def edm_case(kind: str, size: int, width: int, mult: tuple[int, ...]) -> Case:
+def edm_case(layers: Layers, kind: str, size: int, width: int, mult: tuple[int, ...]) -> Case:
     original = importlib.import_module("training.networks")
     arguments: dict[str, Any] = {"img_resolution": size, "in_channels": 3, "out_channels": 3, "model_channels": width,
                                  "channel_mult": mult, "num_blocks": 2, "attn_resolutions": (16,)}  # fmt: skip
@@ -117,12 +129,12 @@ def edm_case(kind: str, size: int, width: int, mult: tuple[int, ...]) -> Case:
     theirs = randomise(getattr(original, kind)(**arguments, **more))
     config = EDMNetConfig(model_type=kind, **arguments, **more)  # type: ignore[arg-type]
     with torch.device("meta"):
-        ours = ARCHITECTURES[kind](config, PackedLayers)
+        ours = ARCHITECTURES[kind](config, layers)
     assign(ours, {name: value.clone() for name, value in theirs.state_dict().items()})
     return Case(f"edm {kind} {size}x{size} {width}ch", ours, theirs, size, lambda network: None)
 
 
-def cases(args: argparse.Namespace) -> Iterator[Callable[[], Case]]:
+def cases(args: argparse.Namespace) -> Iterator[Callable[[Layers], Case]]:
     """The networks to be compared, each built when its turn comes."""
     shapes: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = [(64, 128, (1, 2, 3, 4), (4, 8))]
     if 256 in args.sizes:
@@ -135,13 +147,13 @@ def cases(args: argparse.Namespace) -> Iterator[Callable[[], Case]]:
         with importable(path):
             importlib.import_module(f"{module}.unet")
         for shape in shapes:
-            yield lambda module=module, shape=shape: adm_case(module, *shape)  # type: ignore[misc]
+            yield lambda layers, module=module, shape=shape: adm_case(layers, module, *shape)  # type: ignore[misc]
     if args.edm is not None:
         with importable(args.edm):
             importlib.import_module("training.networks")
         if 64 in args.sizes:
-            yield lambda: edm_case("SongUNet", 32, 128, (2, 2, 2))
-            yield lambda: edm_case("DhariwalUNet", 64, 128, (1, 2, 3, 4))
+            yield lambda layers: edm_case(layers, "SongUNet", 32, 128, (2, 2, 2))
+            yield lambda layers: edm_case(layers, "DhariwalUNet", 64, 128, (1, 2, 3, 4))
 
 
 def synchronise(device: torch.device) -> None:
@@ -204,6 +216,8 @@ def on_cpu(case: Case, args: argparse.Namespace) -> None:
     ours, theirs = case.forwards(1, device)
     a, b = ours(x), theirs(x)  # ours reorders its weights on this first pass
     error = float((a - b).abs().max() / b.abs().max().clamp(min=1))
+    if not error < MOST_DIFFERENCE:
+        raise SystemExit(f"{case.name}: differs from the original by {error:.1e}; nothing is timed")
     memory = peak(ours, x), peak(theirs, x)
     print(f"{case.name}: difference {error:.1e}, {operations(case, x) / 1e9:.0f} GFLOP; "
           f"memory {memory[0] / 1e6:.1f} / {memory[1] / 1e6:.1f} MB = {memory[0] / memory[1]:.2f}")  # fmt: skip
@@ -232,7 +246,7 @@ def on_gpu(case: Case, args: argparse.Namespace) -> None:
         compiled = torch.compile(case.ours) if args.compile else None
         for batch, (exact, x) in reference.items():
             ours, theirs = case.forwards(batch, device)
-            t = torch.full((batch,), 300.0, device=device)
+            t = case.time(batch, device)
 
             def cast(x: Tensor, forward: Forward = ours, dtype: torch.dtype = dtype) -> Tensor:
                 return forward(x.to(dtype))
@@ -261,19 +275,24 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="on a GPU: also compiled")
     args = parser.parse_args()
-    if args.consistency_models is not None:
+    installed = importlib.util.find_spec("flash_attn") is not None
+    if args.consistency_models is not None and not installed:
         flash = types.ModuleType("flash_attn.flash_attention")
         flash.FlashAttention = ExactFlash  # type: ignore[attr-defined]
-        sys.modules.setdefault("flash_attn", types.ModuleType("flash_attn"))
-        sys.modules.setdefault("flash_attn.flash_attention", flash)
-    print(f"torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        sys.modules |= {"flash_attn": types.ModuleType("flash_attn"), "flash_attn.flash_attention": flash}
+    print(
+        f"torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"TF32 for convolutions {torch.backends.cudnn.allow_tf32}, products {torch.backends.cuda.matmul.allow_tf32}"
+    )
     with torch.no_grad():
         for build in cases(args):
-            case = build()
-            on_cpu(case, args)
+            case = build(PackedLayers)
+            if installed and case.name.startswith("cm "):
+                print(f"{case.name}: not run on the CPU, since flash_attn is installed")
+            else:
+                on_cpu(case, args)
             if torch.cuda.is_available():
-                on_gpu(case, args)
-            del case
+                on_gpu(build(nn), args)
 
 
 if __name__ == "__main__":

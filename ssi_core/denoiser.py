@@ -27,11 +27,11 @@ Network = Callable[..., Tensor]
 class Denoiser(Protocol):
     """D(x, sigma): x [B, C, ...], sigma [B] -> estimate of x0, of x's shape.
 
-    An implementation may carry `sigma_min`, `sigma_max` (the range it was trained on), `channels`, `image_size` and
-    `is_flow`; where they are present, inputs are checked against them. One whose network runs on other sizes than
-    `image_size` says so by `size_multiple`: height and width must then be multiples of that, and `image_size` is what
-    pictures are fitted to. One that computes in another precision than it is given says so by `dtype`; the wrappers
-    below need none, since they look after their network's precision.
+    An implementation may carry `process` (the default of `invert` and `reconstruct`), `sigma_min`, `sigma_max` (the
+    range it was trained on), `channels`, `image_size` and `is_flow`; where they are present, inputs are checked against
+    them. One whose network runs on other sizes than `image_size` says so by `size_multiple`: height and width must then
+    be multiples of that, and `image_size` is what pictures are fitted to. One that computes in another precision than
+    it is given says so by `dtype`; the wrappers below need none, since they look after their network's precision.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, /) -> Tensor: ...

@@ -141,7 +141,7 @@ def invert(
     skip: float = DEFAULT_SKIP,
     solver: str | Solver = DEFAULT_SOLVER,
     seed: int | Sequence[int] = 0,
-    process: Process = VE(),  # noqa: B008  # frozen
+    process: Process | None = None,
     grid: Grid = "keep",
     keep_states: bool = False,
     progress: Callback | None = None,
@@ -158,7 +158,7 @@ def invert(
         solver: a registered name (`ssi_core.solver.SOLVERS`) or a function of the same signature.
         seed: of the injected noise. An integer gives sample i the seed `seed + i`, so that a batch equals single runs
             with those seeds; a sequence gives one seed a sample. Drawn on the CPU, so every device gives the same.
-        process: VE(), VP(), DiscreteVP() or Flow().
+        process: VE(), VP(), DiscreteVP() or Flow(); default: the denoiser's own `process`, else VE().
         grid: "keep" the schedule's levels above skip, or "spread" as many again over what is left (`truncate`).
         keep_states: also return every intermediate state.
         progress: called after every step; may cancel.
@@ -172,7 +172,7 @@ def invert(
         Cancelled: the callback returned False.
     """
     check_images(x0, denoise, "x0")
-    entry = find_solver(solver)
+    entry, process = find_solver(solver), _process(denoise, process)
     try:
         skip = float(skip)
     except (TypeError, ValueError):
@@ -223,7 +223,7 @@ def reconstruct(
     sigmas: Tensor | Sequence[float],
     *,
     solver: str | Solver = DEFAULT_SOLVER,
-    process: Process = VE(),  # noqa: B008  # frozen
+    process: Process | None = None,
     progress: Callback | None = None,
 ) -> Tensor:
     """Sample from given unit noise, deterministically: the way back of an inversion, or of any blend of noises.
@@ -240,7 +240,7 @@ def reconstruct(
         As `invert`.
     """
     check_images(noise, denoise, "noise")
-    levels = given_sigmas(sigmas)
+    levels, process = given_sigmas(sigmas), _process(denoise, process)
     _check_range(levels, 0.0, denoise, process)
     start = process.from_noise(noise, float(levels[0]))
     return integrate(denoise, start, levels.tolist(), find_solver(solver), process, progress=progress).x
@@ -251,7 +251,7 @@ def integrate(
     x: Tensor,
     sigmas: Sequence[float],
     solver: Entry | Solver | str,
-    process: Process = VE(),  # noqa: B008  # frozen
+    process: Process | None = None,
     *,
     keep_states: bool = False,
     progress: Callback | None = None,
@@ -268,6 +268,7 @@ def integrate(
         DenoiserError, Cancelled: as `invert`.
     """
     entry = solver if isinstance(solver, Entry) else find_solver(solver)
+    process = _process(denoise, process)
     steps = [b - a for a, b in pairwise(sigmas)]
     if not steps or min(sigmas) < 0 or not (min(steps) > 0 or max(steps) < 0):
         raise InputError(f"sigmas: two or more levels, all rising or all falling, are wanted; found {list(sigmas)}")
@@ -390,10 +391,16 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
         raise InputError(f"{what}: sample(s) {(~finite).nonzero().flatten().tolist()} hold NaN or Inf")
 
 
-def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
-    """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
+def _process(denoise: Denoiser, given: Process | None) -> Process:
+    """The process that is meant: the one given, else the denoiser's own, else VE."""
+    process = given if given is not None else getattr(denoise, "process", None) or VE()
     if not isinstance(process, Process):
         raise InputError(f"process {process!r}: an instance is wanted, such as VE() or Flow()")
+    return process
+
+
+def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
+    """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
     is_flow = getattr(denoise, "is_flow", None)
     if is_flow is not None and is_flow != isinstance(process, Flow):
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -24,14 +25,14 @@ X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def shapes_only(shapes: dict[str, tuple[int, ...]]) -> Tensors:
-    return Tensors(shapes, lambda name: torch.full(shapes[name], 0.25))
+    return Tensors(shapes, lambda name: torch.full(shapes[name], 1 / math.prod(shapes[name])))
 
 
 def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a published file."""
     entry = published()[name]
     family = next(family for family in FAMILIES if family.name == entry.family)
-    network = skeleton(Recognised(family, {**family.defaults, **entry.facts}, {}, entry.signature))
+    network = skeleton(Recognised(family, {**family.defaults, **entry.facts}, {}, entry.architecture))
     return {family.prefix + key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 

@@ -444,3 +444,26 @@ def test_base_ddim_current_shows_the_network_the_image_itself():
     invert(Eps(network, process.timestep), x0, ddim_sigmas(20), skip=0, solver="ddim-current", process=process)
     torch.testing.assert_close(shown[0][0], x0, rtol=1e-14, atol=0)
     assert shown[0][1].tolist() == [0.0]
+
+
+def test_the_denoisers_own_process_is_the_default():
+    class Own(Gaussian):
+        process = VP()
+
+    def run(denoise, **more):
+        x = normal(2, 1, 4, 4)
+        found = invert(denoise, x, karras_sigmas(6, sigma_max=20), **more)
+        return found, reconstruct(denoise, found.noise, found.sigmas, **more)
+
+    mean, var = torch.zeros(1, 4, 4, dtype=torch.float64), torch.full((1, 4, 4), 0.3, dtype=torch.float64)
+    own, back = run(Own(mean, var))
+    vp, back_vp = run(Gaussian(mean, var), process=VP())
+    plain, _ = run(Gaussian(mean, var))
+    assert own.process == VP() and plain.process == VE()
+    assert torch.equal(own.noise, vp.noise) and torch.equal(back, back_vp)
+    assert not torch.equal(own.noise, plain.noise)
+    assert run(Own(mean, var), process=VE())[0].process == VE()
+    odd = Gaussian(mean, var)
+    odd.process = "vp"
+    with pytest.raises(InputError, match="process 'vp'"):
+        run(odd)

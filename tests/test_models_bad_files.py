@@ -103,8 +103,8 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path):
         load_checkpoint(tmp_path / "m.safetensors", **TOLD)
     message = str(caught.value)
     assert "7 tensors are missing" in message and message.count("emb_layers.1.bias") == 5 and ", ..." in message
-    assert "1 are unknown (ema_step)" in message
-    assert "out.2.bias is (5,) instead of (6,)" in message
+    assert "1 are unknown ('ema_step')" in message
+    assert "'out.2.bias' is (5,) instead of (6,)" in message
 
 
 LEAVES_A_WHOLE_MODEL = re.compile(r"label_emb\.|map_(label|augment|noise)\.|_aux_residual\.")
@@ -135,7 +135,7 @@ def test_weights_that_are_no_numbers(tmp_path, value, dtype):
     state = {k: v.to(dtype) for k, v in load_file(NVLABS).items()}
     state["model.map_layer0.bias"][3] = value
     save_file(state, tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"1 tensors hold NaN or Inf \(model.map_layer0.bias\)"):
+    with pytest.raises(InputError, match=r"1 tensors hold NaN or Inf \('model.map_layer0.bias'\)"):
         load_checkpoint(tmp_path / "m.safetensors")
 
 
@@ -250,7 +250,7 @@ def test_a_tensor_without_which_it_is_another_model_is_named_if_anything_tells_o
     state = load_file(DATA / f"{file}.safetensors")
     del state[lost]
     save_file(state, tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=f"was given, but .*{lost} is missing"):
+    with pytest.raises(InputError, match=f"was given .*{lost} is missing"):
         load_checkpoint(tmp_path / "m.safetensors", **told)
     stated = {"kind": "pixel-model", "facts": {"arguments": told}}
     save_file(state, tmp_path / "m.safetensors", {"ssi": json.dumps(stated)})

@@ -16,7 +16,8 @@ from ssi_core.models.commands import convert, describe, models
 from ssi_core.models.container import open_archive
 from ssi_core.models.presets import PRESETS
 from ssi_core.models.recognise import published
-from ssi_core.process import DiscreteVP
+from ssi_core.process import VE, DiscreteVP
+from ssi_core.schedule import ddim_sigmas
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
@@ -57,7 +58,7 @@ def test_conversion_fails_whole(tmp_path):
     state = {k: v.float() for k, v in load_file(ADM).items()}
     state["input_blocks.0.0.weight"] *= 1e6
     save_file(state, tmp_path / "large.safetensors")
-    with pytest.raises(InputError, match=r"input_blocks\.0\.0\.weight does not fit into torch.float16; use bfloat16"):
+    with pytest.raises(InputError, match=r"too large for torch.float16 \('input_blocks\.0\.0\.weight'\); use bfloat16"):
         convert(tmp_path / "large.safetensors", out, dtype=torch.float16, overrides=TOLD)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.safetensors"]
 
@@ -101,11 +102,20 @@ def test_the_readme_lists_every_published_file_and_preset():
 
 def test_presets_are_the_papers_settings():
     assert len(PRESETS) == 8
-    bedroom = PRESETS["bedroom-ddim-ssi"]
-    assert bedroom.skip() == pytest.approx(0.1405, abs=5e-4) and len(bedroom.sigmas()) == 501
-    assert PRESETS["imagenet-ddim-ssi"].skip() == pytest.approx(0.023, abs=5e-4)
+    bedroom, linear = PRESETS["bedroom-ddim-ssi"], DiscreteVP("linear")
+    assert bedroom.skip(linear) == pytest.approx(0.1405, abs=5e-4) and len(bedroom.sigmas(linear)) == 501
+    assert PRESETS["imagenet-ddim-ssi"].skip(linear) == pytest.approx(0.023, abs=5e-4)
     edm = PRESETS["bedroom-edm-ssi"]
-    assert edm.skip() == 0.1 and len(edm.sigmas()) == 201
-    assert int((edm.sigmas()[:-1] < 0.1).sum()) == 43
+    assert edm.skip(VE()) == 0.1 and len(edm.sigmas(VE())) == 201
+    assert int((edm.sigmas(VE())[:-1] < 0.1).sum()) == 43
     assert all(preset.model in published() for preset in PRESETS.values())
-    assert {p.skip() for name, p in PRESETS.items() if name.endswith("base")} == {0.0}
+    assert {p.skip(linear) for name, p in PRESETS.items() if name.endswith("base")} == {0.0}
+
+
+def test_a_preset_follows_the_models_own_levels():
+    bedroom, cosine = PRESETS["bedroom-ddim-ssi"], DiscreteVP("cosine")
+    assert bedroom.skip(cosine) == float(cosine.sigmas[39]) != bedroom.skip(DiscreteVP("linear"))
+    assert torch.equal(bedroom.sigmas(cosine), ddim_sigmas(range(1, 1000, 2), cosine))
+    for process in (VE(), DiscreteVP("linear", 500)):
+        with pytest.raises(InputError, match="1000 discrete levels"):
+            bedroom.sigmas(process)

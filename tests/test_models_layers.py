@@ -50,3 +50,19 @@ def test_a_norm_of_foreign_make_is_called_and_not_taken_apart(dtype):
     # Three roundings of bfloat16's 2^-9.
     tolerance = 1e-6 if dtype == torch.float32 else 0.01
     assert float((found - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "patched"])
+def test_a_norm_that_somebody_listens_to_is_called(way):
+    norm, called = nn.GroupNorm(4, 8), []
+    forward = norm.forward
+    if way == "hook":
+        norm.register_forward_hook(lambda *_: called.append(way))
+    elif way == "pre-hook":
+        norm.register_forward_pre_hook(lambda *_: called.append(way))
+    else:
+        norm.forward = lambda x: called.append(way) or forward(x)
+    x, scale, shift = torch.randn(1, 8, 4, 4), torch.randn(1, 8), torch.randn(1, 8)
+    with torch.no_grad():
+        plain = nn.functional.group_norm(x, 4) * (1 + scale)[..., None, None] + shift[..., None, None]
+        assert torch.allclose(conditioned_norm(x, norm, scale, shift), plain, atol=1e-5) and called == [way]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import subprocess
 import sys
@@ -60,11 +61,127 @@ def test_what_a_model_says_of_itself():
         (X, 1.0, True, "whole numbers"),
         (X, 1.0, 1.5, "whole numbers"),
         (X, 1.0, "cat", "no numbers"),
+        (X, "a", 0, "sigma 'a': are no numbers"),
+        (X, 1j, 0, "sigma: holds torch.complex64"),
+        (X, float("inf"), 0, "finite"),
     ],
 )
 def test_inputs_that_do_not_fit(x, sigma, labels, message):
+    model = load_checkpoint(NVLABS, **EDM)
+    for use in (model.denoise, lambda x, sigma, labels: model.conditioned(labels)(x, sigma)):
+        with pytest.raises(InputError, match=message):
+            use(x, sigma, labels)
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        ("a", "t 'a': are no numbers"),
+        (float("nan"), "finite"),
+        (torch.ones(3), "3 levels for 1 images"),
+        (True, "bool"),
+    ],
+)
+def test_times_that_are_none(t, message):
     with pytest.raises(InputError, match=message):
-        load_checkpoint(NVLABS, **EDM).denoise(x, sigma, labels)
+        load_checkpoint(NVLABS, **EDM).network(X, t)
+
+
+@pytest.mark.skipif(not hasattr(torch, "accelerator") or not torch.accelerator.is_available(), reason="no accelerator")
+def test_levels_are_looked_at_on_every_device():
+    device = torch.accelerator.current_accelerator()
+    model = load_checkpoint(NVLABS, device=device, **EDM)
+    for sigma in (0.0, torch.zeros(1, device=device)):
+        with pytest.raises(InputError, match="positive"):
+            model.denoise(X.to(device), sigma)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [(ADM, TOLD), (ADM, {**TOLD, "predict_xstart": True}), (NVLABS, {"precond": "vp"}), (NVLABS, EDM), (NVLABS, {}),
+     (CONSISTENCY, {"num_head_channels": 16, "distillation": True})],
+)  # fmt: skip
+def test_a_model_can_be_pickled(path, told):
+    model = load_checkpoint(path, **told)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.signature == model.signature
+    if model.info.undecided:
+        with pytest.raises(InputError, match="class_name"):
+            again.denoise(X, 0.5)
+    else:
+        assert torch.equal(again.denoise(X, 0.5), model.denoise(X, 0.5))
+
+
+def test_a_signature_is_of_what_a_model_computes():
+    def signed(**told):
+        return load_checkpoint(ADM, **{**TOLD, **told}).signature
+
+    same = signed()
+    assert signed(num_head_channels=-1, num_heads=2) == same and signed(image_size=64) == same
+    different = [
+        signed(num_head_channels=8), signed(use_new_attention_order=True), signed(noise_schedule="cosine"),
+        signed(predict_xstart=True), signed(diffusion_steps=500),
+    ]  # fmt: skip
+    assert len({same, *different}) == 6
+    edm = load_checkpoint(NVLABS, **EDM).signature
+    assert (
+        load_checkpoint(NVLABS, **EDM, sigma_max=80).signature
+        == load_checkpoint(NVLABS, **EDM, sigma_max=80.0).signature
+    )
+    assert load_checkpoint(NVLABS, precond="ve").signature != edm != load_checkpoint(NVLABS, sigma_data=0.6).signature
+
+
+def test_labels_are_looked_at_once(monkeypatch):
+    bound = load_checkpoint(NVLABS, **EDM).conditioned([3])
+    wanted, asked = bound.model.denoise(X, 0.5, 3), []
+    embedded = type(bound.model).embedded
+    monkeypatch.setattr(type(bound.model), "embedded", lambda *a: asked.append(1) or embedded(*a))
+    for _ in range(3):
+        assert torch.equal(bound(X, torch.tensor([0.5])), wanted)
+    assert len(asked) == 1
+
+
+def resampled(path: Path, change) -> Path:
+    state = {k: v.float() for k, v in load_file(DATA / "nv_ddpmpp.safetensors").items()}
+    names = [k for k in state if k.endswith(".resample_filter")]
+    assert len(names) > 1
+    for i, name in enumerate(names):
+        state[name] = change(i, state[name])
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda i, k: 2 * k,
+        lambda i, k: k * (1 + (i == 1)),
+        lambda i, k: torch.eye(2)[None, None] / 2,
+        lambda i, k: k / 0,
+    ],
+)
+def test_filters_whose_values_are_not_what_is_computed(tmp_path, change):
+    """Two equal taps are computed by averaging, whatever gain the file's filter has."""
+    load_checkpoint(resampled(tmp_path / "m.safetensors", lambda i, k: k), **EDM)
+    with pytest.raises(InputError, match="not the normalised product"):
+        load_checkpoint(resampled(tmp_path / "m.safetensors", change), **EDM)
+
+
+@pytest.mark.parametrize("told", [{"channel_mult": "1,2"}, {"attn_resolutions": "8"}, {"resample_filter": "1,3,3,1"}])
+def test_lists_as_text_say_what_lists_say(told):
+    (name, text), state = next(iter(told.items())), load_checkpoint(NVLABS, **EDM).info.facts
+    right = ",".join(f"{n:g}" for n in state[name])
+    assert load_checkpoint(NVLABS, **EDM, **{name: right}).info.facts[name] == state[name]
+    if right != text:
+        with pytest.raises(InputError, match=f"given {name}=.*, but its tensors have {name}="):
+            load_checkpoint(NVLABS, **EDM, **told)
+    with pytest.raises(InputError, match=f"{name}='a,b': takes a list of numbers"):
+        load_checkpoint(NVLABS, **EDM, **{name: "a,b"})
+
+
+def test_float16_on_a_cpu_is_warned_of():
+    with pytest.warns(UserWarning, match="over a hundred times slower"):
+        load_checkpoint(NVLABS, dtype=torch.float16, **EDM)
 
 
 def test_labels_where_there_are_none_and_none_where_there_must_be():
@@ -116,7 +233,7 @@ def test_augment_labels_that_do_not_fit(labels):
 
 def test_no_classes_are_unconditional():
     assert load_checkpoint(ADM, **TOLD, num_classes=0).info.num_classes == 0
-    with pytest.raises(InputError, match="num_classes=None was given, but its tensors have num_classes=10"):
+    with pytest.raises(InputError, match="given num_classes=None, but its tensors have num_classes=10"):
         load_checkpoint(DATA / "adm_neworder_classcond.safetensors", **TOLD, num_classes=0)
 
 
@@ -201,11 +318,11 @@ def test_wrappers_that_leave_the_choice_open(tmp_path):
     state = load_file(NVLABS)
     torch.save({"generator": state, "teacher": state, "step": 3}, tmp_path / "m.pt")
     with pytest.raises(
-        InputError, match=r"several networks, generator, teacher, among the .* generator, teacher, step;"
+        InputError, match=r"several networks, 'generator', 'teacher', among the .* 'generator', 'teacher', 'step';"
     ):
         load_checkpoint(tmp_path / "m.pt")
     torch.save({"step": 3, "notes": {"by": "me"}}, tmp_path / "m.pt")
-    with pytest.raises(InputError, match=r"holds no network.*; its top-level keys are step, notes"):
+    with pytest.raises(InputError, match=r"holds no network.*; its top-level keys are 'step', 'notes'"):
         load_checkpoint(tmp_path / "m.pt")
     circle: dict = {"c": {"t": torch.ones(1)}, "d": {"t": torch.ones(1)}}
     circle["ema"] = {"ema": circle, "e": {"t": torch.ones(1)}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.autograd import forward_ad
 
 from ssi_core.models import load_checkpoint
 from ssi_core.models.adm import UNet, UNetConfig
@@ -35,7 +37,7 @@ def test_same_result_at_any_size_and_batch(stride, kernel, layout):
     for shape in ((1, 130, 16, 16), (3, 130, 16, 16), (2, 130, 7, 9), (1, 130, 32, 32)):
         x = torch.randn(shape).to(memory_format=layout)
         assert torch.allclose(packed(x), plain(x), atol=1e-5)
-    assert packed.packed is not None and packed.weight is None
+    assert packed.packed is not None and dict.__getitem__(packed._parameters, "weight") is None
 
 
 def test_one_dimensional_projection():
@@ -75,7 +77,119 @@ def test_gradients_pass():
     mine, theirs = packed(leaf), plain(leaf)
     assert torch.allclose(torch.autograd.grad(mine.square().sum(), leaf)[0],
                           torch.autograd.grad(theirs.square().sum(), leaf)[0], atol=1e-4)  # fmt: skip
+
+
+def test_weights_that_want_gradients_get_them():
+    plain, packed = pair()
+    x = torch.randn(1, 130, 8, 8)
+    packed(x)
+    packed.requires_grad_()
+    plain.requires_grad_()
+    assert torch.allclose(packed(x), plain(x), atol=1e-5) and packed.packed is None
+    for module in (plain, packed):
+        module(x).square().sum().backward()
+    assert torch.allclose(packed.weight.grad, plain.weight.grad, atol=1e-2)
+    assert torch.allclose(packed.bias.grad, plain.bias.grad, atol=1e-2)
+    packed.weight.requires_grad_(False)
+    packed.bias.grad = None
+    packed(x).sum().backward()
+    assert packed.bias.grad is not None
+
+
+def test_forward_derivatives_pass():
+    """oneDNN's operators would drop the tangent without a word."""
+    plain, packed = pair()
+    x, direction = torch.randn(2, 1, 130, 8, 8)
+    packed(x)
+
+    def pushed(module):
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(module(forward_ad.make_dual(x, direction))).tangent
+
+    expected = pushed(plain)
+    assert float(expected.abs().max()) > 0.1
+    assert torch.allclose(pushed(packed), expected, atol=1e-5)
+    packed(x)
+    assert torch.allclose(torch.func.jvp(packed, (x,), (direction,))[1], expected, atol=1e-5)
+    packed(x)
+    assert torch.allclose(torch.func.vmap(packed)(x[None]), plain(x)[None], atol=1e-5)
+    packed(x)
+    grads = [torch.func.grad(lambda x, m=m: m(x).square().sum())(x) for m in (packed, plain)]
+    assert torch.allclose(*grads, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        lambda m: m.weight.add_(1),
+        lambda m: m.weight.data.mul_(2),
+        lambda m: [p.add_(1) for p in m.parameters()],
+        lambda m: dict(m.named_parameters())["weight"].mul_(3),
+        lambda m: m.get_parameter("weight").add_(1),
+        lambda m: setattr(m, "weight", nn.Parameter(m.weight + 1, requires_grad=False)),
+        lambda m: m.state_dict()["weight"].add_(1),
+        lambda m: nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(m.parameters()) * 2, m.parameters()),
+    ],
+)
+def test_what_is_merged_into_the_weights_after_a_forward_pass_counts(merge):
+    plain, packed = pair()
+    x = torch.randn(1, 130, 8, 8)
+    before = packed(x)
+    for module in (plain, packed):
+        merge(module)
+    assert packed.packed is None
+    assert torch.allclose(packed(x), plain(x), atol=1e-3) and not torch.allclose(packed(x), before, atol=1e-2)
     assert packed.packed is not None
+
+
+def test_no_parameter_vanishes():
+    plain, packed = pair()
+    packed(torch.randn(1, 130, 8, 8))
+    assert sum(p.numel() for p in packed.parameters()) == sum(p.numel() for p in plain.parameters())
+    packed(torch.randn(1, 130, 8, 8))
+    assert [n for n, _ in packed.named_parameters()] == ["weight", "bias"]
+
+
+def test_input_of_another_dtype_is_refused_as_by_torch():
+    plain, packed = pair()
+    packed(torch.randn(1, 130, 8, 8))
+    for module in (plain, packed):
+        with pytest.raises(RuntimeError, match="same"):
+            module(torch.randn(1, 130, 8, 8).bfloat16())
+
+
+def test_threads_that_look_while_others_compute_lose_no_weights():
+    plain, packed = pair()
+    x = torch.randn(1, 130, 8, 8)
+    expected, found, failed = plain(x), [], []
+    uses = [
+        lambda: packed(x), lambda: copy.deepcopy(packed).weight, lambda: packed.state_dict()["weight"],
+        lambda: packed.weight, lambda: pickle.loads(pickle.dumps(packed)).weight, lambda: packed(x),
+    ]  # fmt: skip
+    start = threading.Barrier(len(uses))
+
+    def run(use):
+        start.wait()
+        try:
+            found.extend(use() for _ in range(60))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(use,)) for use in uses]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet in the middle of things
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed and len(found) == 60 * len(uses)
+    for value in found:
+        assert torch.equal(value, plain.weight) if value.ndim == 4 and value.shape[0] == 144 else (
+            torch.allclose(value, expected, atol=1e-5)
+        )  # fmt: skip
 
 
 def test_many_threads_pack_once():
@@ -138,3 +252,28 @@ def test_small_convolutions_are_left_to_torch():
 def test_namespace_has_every_layer():
     for name in ("Linear", "Conv1d", "Conv2d", "GroupNorm", "Embedding"):
         assert issubclass(getattr(PackedLayers, name), getattr(nn, name))
+
+
+def test_a_forward_pass_in_the_middle_of_unpacking_loses_no_weights():
+    """Between putting the plain weights back and dropping the packed ones, another thread does both and packs anew."""
+    others: list[threading.Thread] = []
+
+    class Interrupted(Conv2d):
+        def __setattr__(self, name, value):
+            if name == "packed" and value is None and getattr(self, "armed", False):
+                self.armed = False
+                others.append(threading.Thread(target=lambda: (self.unpack(), self(x))))
+                others[0].start()
+                others[0].join(timeout=1)  # under a lock it waits until this thread is done
+            super().__setattr__(name, value)
+
+    plain, _ = pair()
+    packed = Interrupted(130, 144, 3, padding=1).requires_grad_(False)
+    packed.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 130, 8, 8)
+    packed(x)
+    packed.armed = True
+    packed.unpack()
+    others[0].join()
+    assert torch.allclose(packed(x), plain(x), atol=1e-5)
+    assert torch.equal(packed.state_dict()["weight"], plain.weight)

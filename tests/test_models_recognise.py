@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -149,6 +150,9 @@ def test_every_nvlabs_network_is_recovered_from_its_tensors(config):
             assert found.facts.get(name, getattr(config, name)) == getattr(config, name), name
 
 
+HUGE = [2**31, 2**40, 2**62, 2**63]
+
+
 @settings(max_examples=150)
 @given(st.data())
 def test_damaged_lists_of_tensors_are_recognised_or_refused(data):
@@ -159,8 +163,10 @@ def test_damaged_lists_of_tensors_are_recognised_or_refused(data):
     for name in data.draw(st.lists(st.sampled_from(sorted(shapes)), max_size=8)):
         shapes.pop(name, None)
     for name in data.draw(st.lists(st.sampled_from(sorted(shapes)), max_size=4)):
-        shapes[name] = tuple(data.draw(st.lists(st.integers(0, 70), max_size=5)))
-    tensors = Tensors(shapes, lambda name: torch.full(shapes[name], 0.5))
+        shapes[name] = tuple(data.draw(st.lists(st.integers(0, 70) | st.sampled_from(HUGE), max_size=5)))
+    if any(n in HUGE for name, shape in shapes.items() for n in shape if name == "u" or name.endswith("_filter")):
+        return  # loading asks for no value of a tensor that large
+    tensors = Tensors(shapes, lambda name: torch.full(shapes[name], 1 / max(1, math.prod(shapes[name]))))
     try:
         found = recognise(tensors, overrides={})
         if not found.questions:
@@ -279,17 +285,17 @@ def test_number_and_width_of_heads_say_the_same():
         ({"num_head_channels": 0}, "0: does not divide"),
         ({"num_heads": 3, "num_head_channels": -1}, "3: does not divide"),
         ({"noise_schedule": "sigmoid"}, "sigmoid"),
-        ({"model_channels": 32}, "model_channels=32 was given, but its tensors have model_channels=16"),
-        ({"num_channels": 32}, "model_channels=32 was given"),
+        ({"model_channels": 32}, "given model_channels=32, but its tensors have model_channels=16"),
+        ({"num_channels": 32}, "given model_channels=32"),
         ({"channel_mult": "1,2,3"}, "channel_mult"),
         ({"class_cond": True}, "num_classes"),
-        ({"learn_sigma": False}, "out_channels=3 was given"),
+        ({"learn_sigma": False}, "given out_channels=3"),
         ({"attention_resolutions": (1,)}, "attention_resolutions"),
         ({"use_scale_shift_norm": False}, "use_scale_shift_norm"),
         ({"resblock_updown": False}, "resblock_updown"),
         ({"num_res_block": 1}, "num_res_block: no argument of a guided-diffusion model"),
         ({"distillation": True}, "distillation: no argument"),
-        ({"channel_mult": "one"}, "cannot be understood"),
+        ({"channel_mult": "one"}, "takes a list of numbers"),
         ({"name": "lsun_sofa"}, "no published file is called so"),
         ({"name": "lsun_cat"}, "its tensors are not those of lsun_cat"),
         ({"dtype": torch.int8}, "dtype torch.int8"),

@@ -71,6 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         said = error.worded(settings) if isinstance(error, Undecided) else str(error)
         errors.print(f"[red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 3)
+    except (RuntimeError, MemoryError) as error:  # such as a GPU whose memory is full
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        errors.print(f"[red]error:[/] the model could not be run: {escape(reason)}", highlight=False, soft_wrap=True)
+        sys.exit(3)
     except _Interrupted:
         errors.print("interrupted; nothing was left half-written")
         sys.exit(130)

@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
-from ..errors import InputError
+from ..errors import shown
 from ..models.commands import convert, describe, models
-from .options import Set, read_settings, settings
+from .options import Set, read_settings, settings, usable_dtype
 from .terminal import console, spent, task_bar, warn
-
-DTYPES = {
-    "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
-    "half": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-}  # fmt: skip
 
 
 def models_command(
@@ -33,10 +28,9 @@ def models_command(
         column.no_wrap = True
     rows = models(folders or [])
     for row in rows:
-        facts = row.file.facts
         table.add_row(
-            row.file.name, row.file.family, str(facts.get("image_size") or facts.get("img_resolution")),
-            f"{row.file.nbytes / 1e6:.0f}", str(facts.get("num_classes") or facts.get("label_dim") or "-"),
+            row.file.name, row.file.family, str(row.file.image_size),
+            f"{row.file.nbytes / 1e6:.0f}", str(row.file.num_classes or "-"),
             row.file.licence,
         )  # fmt: skip
     console.print(table)
@@ -63,10 +57,15 @@ def describe_command(
     for column in table.columns:
         column.overflow = "fold"
     for key in sorted(found.facts):
-        table.add_row(key, str(found.facts[key]), found.sources[key])
+        table.add_row(key, escape(_told(found.facts[key])), found.sources[key])
     console.print(table)
     for question in found.undecided.questions if found.undecided else ():
         warn(f"not told: {question.choices}; say it with {settings(question.arguments[:1])}")
+
+
+def _told(value: object) -> str:
+    """A fact, which may be a file's own words."""
+    return value if isinstance(value, str) and value.isidentifier() else shown(value)
 
 
 def convert_command(
@@ -78,12 +77,11 @@ def convert_command(
     set_: Set = None,
 ) -> None:
     """Rewrite a checkpoint as a .safetensors file that tells everything about itself."""
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r}: unknown; one of {', '.join(DTYPES)} is wanted")
+    kind = None if dtype is None else usable_dtype(dtype)
     arguments, known_as = read_settings(set_)
     with task_bar() as task:
         found = convert(
-            file, output, dtype=None if dtype is None else DTYPES[dtype], name=known_as, overrides=arguments,
+            file, output, dtype=kind, name=known_as, overrides=arguments,
             progress=lambda done, total: task(f"reading {file.name}", done, total),
         )  # fmt: skip
     spent(f"{found.family}, {found.nbytes / 1e6:.1f} MB; written to {output}")

@@ -16,8 +16,11 @@ from ..gaussianity import gaussianity
 from ..image import contact_sheet, load_image, save_animation, save_image
 from ..inversion import Inversion, invert, reconstruct
 from ..metrics import cosine, mse, psnr, ssim
+from ..models.pixel import Conditioned
 from ..models.presets import PRESETS
-from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, process_of
+from ..process import VE
+from ..solver import find_solver
+from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
     console,
     made,
@@ -35,6 +38,7 @@ from .terminal import (
 
 @grouped
 def invert_command(
+    context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Pictures of any kind and size.")],
     out: Out = Path("out"),
     chosen: ModelOptions = ModelOptions(),  # noqa: B008  # frozen
@@ -49,22 +53,27 @@ def invert_command(
     For each picture writes NAME.ssi.safetensors (noise, schedule, provenance) and NAME.noise.png (what the noise
     looks like, and whether it is Gaussian). Pictures are cut to their largest centred square and resized.
     """
-    denoise = chosen.denoiser()
-    pictures = [load_image(path, denoise.image_size) for path in images]
+    # Whatever can be wrong without the weights is found before they are read.
+    how.check()
+    papers = None if preset is None else preset_named(preset, context)
+    model = chosen.chosen()
+    pictures = [load_image(path, model.image_size) for path in images]
     names = result_names(images)
-    sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
-    if preset is not None:
-        if preset not in PRESETS:
-            raise InputError(f"preset {preset!r}: unknown; known are {', '.join(PRESETS)}")
-        sigmas, skip, solver = PRESETS[preset].sigmas(), PRESETS[preset].skip(), PRESETS[preset].solver
+    denoise = model.load()
+    if papers is None:
+        sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
+    else:
+        process = getattr(denoise, "process", VE())
+        sigmas, skip, solver = papers.sigmas(process), papers.skip(process), papers.solver
+        if known_name(denoise) != papers.model:
+            warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
     nfe, reports = 0, []
     for start in range(0, len(pictures), batch):
         x0 = torch.cat(pictures[start : start + batch]).to(denoise.device)
         with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
             inversion = invert(
-                denoise, x0, sigmas, skip=skip, solver=solver, seed=how.seed + start, process=process_of(denoise),
-                progress=watch,
+                denoise, x0, sigmas, skip=skip, solver=solver, seed=how.seed + start, progress=watch,
             )  # fmt: skip
         nfe = inversion.nfe
         for i, name in enumerate(names[start : start + batch]):
@@ -86,13 +95,14 @@ def reconstruct_command(
     solver: Annotated[str | None, typer.Option(help="Default: the one that inverted.")] = None,
 ) -> None:
     """Turn noise back into the picture, on the grid that inverted it."""
-    denoise = chosen.denoiser()
-    inversion = Inversion.load(noise)
-    same_model(inversion, denoise)
-    target = None if original is None else load_image(original, denoise.image_size)
+    inversion, model = Inversion.load(noise), chosen.chosen()
+    find_solver(solver or inversion.solver)
+    target = None if original is None else load_image(original, model.image_size)
     if target is not None and len(inversion.noise) != 1:
         raise InputError(f"artefact {noise}: holds {len(inversion.noise)} pictures; --original is for one")
     out = made(out)
+    denoise = model.load()
+    same_model(inversion, denoise)
     with progress_bar("sampling") as watch:
         images = reconstruct(
             denoise, inversion.noise.to(denoise.device), inversion.sigmas, solver=solver or inversion.solver,
@@ -127,10 +137,13 @@ def interpolate_command(
     """
     if method not in BLENDS:
         raise InputError(f"method {method!r}: unknown; known are {', '.join(BLENDS)}")
-    denoise = chosen.denoiser()
-    sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
-    out = made(out)
+    how.check()
+    model = chosen.chosen()
     found = [Inversion.load(path) if path.suffix == ".safetensors" else None for path in (a, b)]
+    pictures = [None if known else load_image(p, model.image_size) for p, known in zip((a, b), found, strict=True)]
+    out = made(out)
+    denoise = model.load()
+    sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
     for path, artefact in zip((a, b), found, strict=True):
         if artefact is not None:
             same_model(artefact, denoise)
@@ -139,14 +152,13 @@ def interpolate_command(
                     f"artefact {path}: holds {len(artefact.noise)} pictures; a morph takes one at each end"
                 )
             sigmas, skip, solver = artefact.sigmas, artefact.skip, artefact.solver
-    pictures = [None if known else load_image(p, denoise.image_size) for p, known in zip((a, b), found, strict=True)]
     ends: list[Inversion] = []
     for i, (path, artefact, picture) in enumerate(zip((a, b), found, pictures, strict=True)):
         if artefact is None and picture is not None:
             with progress_bar(f"inverting {path.name}") as watch:
                 artefact = invert(
                     denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver, seed=how.seed + i,
-                    process=process_of(denoise), progress=watch,
+                    progress=watch,
                 )  # fmt: skip
         assert artefact is not None
         ends.append(artefact)
@@ -176,3 +188,7 @@ def same_model(inversion: Inversion, denoise: Loaded) -> None:
     made_with = inversion.provenance.get("model")
     if made_with != denoise.signature:
         warn(f"this noise was made with model {made_with}, not {denoise.signature}: it will not give the same picture")
+
+
+def known_name(denoise: Loaded) -> str:
+    return denoise.model.info.name if isinstance(denoise, Conditioned) else "the demo model"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import InputError
+from ..errors import LONGEST_SHOWN, InputError, shown
 from .family import Facts
 
 MOST_LEVELS = 100_000
@@ -32,13 +32,28 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
+def _listed(text: str) -> list[float] | None:
+    """The numbers in "1,2,3", as the originals' command lines have them; None if there is something else."""
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        return None
+    return [int(n) if n.is_integer() else n for n in found] if all(map(_number, found)) else None
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(_listed(value) or ())
+    return value if value is None else (value,) if _number(value) else tuple(value)
+
+
 FLAG = ("True or False", _flag)
 COUNT = _whole(1)
 POSITIVE = ("a finite number above 0", lambda value: _number(value) and value > 0 and math.isfinite(value))
-TEXT = ("a text", lambda value: isinstance(value, str))
+TEXT = ("a short text", lambda value: isinstance(value, str) and len(value) <= LONGEST_SHOWN)
 NUMBERS = (
     "a list of numbers",
-    lambda value: value is None or isinstance(value, str)
+    lambda value: value is None or _number(value) or (TEXT[1](value) and _listed(value) is not None)
     or (isinstance(value, list | tuple | set | frozenset) and all(map(_number, value))),
 )  # fmt: skip
 
@@ -61,7 +76,10 @@ TABLE: Mapping[str, tuple[str, Check]] = {
 
 
 def checked(words: Mapping[str, Any], unbounded: bool) -> Facts:
-    """The arguments, with flags as bool.
+    """The arguments, with flags as bool and lists as tuples.
+
+    A text of attention_resolutions stays one: OpenAI's command lines give sizes in pixels there, its constructors
+    factors.
 
     Args:
         unbounded: whether a range of noise levels may be 0 to infinity (NVlabs' EDMPrecond states that).
@@ -74,6 +92,11 @@ def checked(words: Mapping[str, Any], unbounded: bool) -> Facts:
         takes, check = TABLE[name]
         no_bound = type(value) in (int, float) and (name, float(value)) in (("sigma_min", 0.0), ("sigma_max", math.inf))
         if not check(value) and not (unbounded and no_bound):
-            raise InputError(f"{name}={value!r:.100}: takes {takes}")
-        found[name] = WORDS.get(str(value).lower(), value == 1) if check is _flag else value
+            raise InputError(f"{name}={shown(value)}: takes {takes}")
+        if check is _flag:
+            found[name] = WORDS.get(str(value).lower(), value == 1)
+        elif check is NUMBERS[1] and name != "attention_resolutions":
+            found[name] = _numbers(value)
+        else:
+            found[name] = value
     return found

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from ..artifact import save_tensors
-from ..errors import Cancelled, InputError
+from ..errors import InputError
 from .family import Undecided
-from .load import DTYPES, Progress, examined, kept_dtypes
+from .load import DTYPES, examined, kept_dtypes
 from .recognise import Published, published
 from .records import Archive
+from .weights import Progress, read_weights
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
 KIND = "pixel-model"
@@ -44,7 +45,8 @@ class Description:
     sources: dict[str, str]
     undecided: Undecided | None
     """What it does not tell; nothing, if it can be used as it is."""
-    signature: str
+    architecture: str
+    """Hash of all names and shapes."""
 
 
 def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> Description:
@@ -73,7 +75,7 @@ def describe(path: str | Path, *, name: str | None = None, overrides: Mapping[st
             facts=found.facts,
             sources=found.sources,
             undecided=seen.undecided() if found.questions else None,
-            signature=found.signature,
+            architecture=found.architecture,
         )
 
 
@@ -100,7 +102,7 @@ def convert(
         The description of the new file.
 
     Raises:
-        InputError: as in `load_checkpoint`; or values that float16 cannot hold.
+        InputError: as in `load_checkpoint`.
         Cancelled: `progress` returned False; nothing was written.
     """
     output = Path(output)
@@ -113,17 +115,10 @@ def convert(
         if found.questions:
             raise seen.undecided()
         kinds = kept_dtypes(seen, dtype) if dtype is not None else {}
-        tensors = {}
-        done, total = 0, archive.nbytes
-        for key, original in seen.names.items():
-            stored = archive.tensor(original)
-            tensors[key] = stored.to(kinds.get(key, stored.dtype))
-            if not bool(tensors[key].isfinite().all()) and bool(stored.isfinite().all()):
-                raise InputError(f"{path}: tensor {key} does not fit into {dtype}; use bfloat16")
-            done += archive.records[original].nbytes
-            if progress is not None and progress(done, total) is False:
-                raise Cancelled(f"{path}: converting was cancelled")
-        archive.check_unchanged()
+        keys = {original: key for key, original in seen.names.items()}
+        wanted = {original: kinds.get(key) for original, key in keys.items()}
+        read = read_weights(archive, wanted, progress or (lambda done, total: None))
+        tensors = {keys[original]: cast for original, _, cast in read}
         source = found.names[0] if len(found.names) == 1 else Path(path).stem
         facts = {"family": found.family.name, "arguments": found.facts, "source": source}
     save_tensors(output, KIND, tensors, facts)
@@ -151,7 +146,7 @@ def models(folders: Sequence[str | Path] = ()) -> list[Row]:
         for path in sorted(p for p in Path(folder).rglob("*") if p.suffix in SUFFIXES):
             try:
                 names = describe(path).names
-            except InputError:
+            except Exception:  # whatever is wrong with one file, the others are to be listed
                 continue
             for name in names:
                 rows[name].found.append(path)

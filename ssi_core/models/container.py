@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .pickles import Damaged
 from .records import Archive, Record, Storage
 from .torchfile import is_legacy, plain_pickle, torch_legacy, torch_zip
@@ -33,10 +33,14 @@ from .torchfile import is_legacy, plain_pickle, torch_legacy, torch_zip
 LONGEST_HEADER = 100_000_000
 """Bytes of a safetensors header."""
 
+MOST_READING = 4
+"""Times a file's size that reading its tensors may take: tied ones are read twice, strided ones with the gaps."""
+
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+MOST_DIMENSIONS = 8
 
 
 @contextmanager
@@ -96,8 +100,8 @@ def _list_tensors(archive: Archive) -> None:
     elif start[:1] in b"(}]c" and (asked := re.search(rb"c([\w.]+)\n([\w.]+)\n", start)):
         module, name = (part.decode("latin-1") for part in asked.groups())
         raise InputError(
-            f"{archive.path}: is a pickle of an old protocol, which no checkpoint has, and asks for {module}.{name}; "
-            "refused, nothing was executed"
+            f"{archive.path}: is a pickle of an old protocol, which no checkpoint has, and asks for "
+            f"{shown(f'{module}.{name}')}; refused, nothing was executed"
         )
     else:
         raise InputError(
@@ -107,20 +111,41 @@ def _list_tensors(archive: Archive) -> None:
 
 
 def _check_records(archive: Archive) -> None:
-    """Every tensor must lie inside the file, and all together must not be larger than it."""
+    """Every tensor must lie inside the file, and all together must not claim more than it.
+
+    A tensor without elements claims nothing, so its dimensions are looked at for themselves: networks are built, and
+    choices listed, from dimensions alone.
+    """
+    size = archive.opened.st_size
     for name, record in archive.records.items():
         storage = record.storage
         inside = record.first >= 0 and record.first + record.extent <= storage.numel
         end = storage.offset + storage.numel * storage.dtype.itemsize
         if min((*record.shape, *record.stride, storage.numel), default=0) < 0 or not inside:
-            raise InputError(f"{archive.path}: tensor {name} of shape {record.shape} reaches outside its storage")
-        if end > archive.opened.st_size:
             raise InputError(
-                f"{archive.path}: tensor {name} claims {end - storage.offset} bytes at {storage.offset}, but the file "
-                f"has {archive.opened.st_size}; it is truncated or forged"
+                f"{archive.path}: tensor {shown(name)} of shape {record.shape} reaches outside its storage"
             )
-    if archive.nbytes > archive.opened.st_size:
-        raise InputError(f"{archive.path}: its tensors claim {archive.nbytes} bytes, more than the file has")
+        if end > size:
+            raise InputError(
+                f"{archive.path}: tensor {shown(name)} claims {end - storage.offset} bytes at {storage.offset}, but "
+                f"the file has {size}; it is truncated or forged"
+            )
+        if max(record.shape, default=0) > size:
+            raise InputError(
+                f"{archive.path}: tensor {shown(name)} has the shape {record.shape}, larger than a file of {size} "
+                "bytes can hold; it is forged"
+            )
+    claimed = sum(
+        storage.numel * storage.dtype.itemsize for storage in {record.storage for record in archive.records.values()}
+    )
+    if claimed > size:
+        raise InputError(f"{archive.path}: its tensors claim {claimed} bytes, but the file has {size}; it is forged")
+    reading = sum(record.reading for record in archive.records.values())
+    if reading > MOST_READING * size:
+        raise InputError(
+            f"{archive.path}: its tensors are views of each other, and reading them takes {reading} bytes, where the "
+            f"file has {size}; save contiguous copies of them"
+        )
 
 
 # safetensors
@@ -137,16 +162,20 @@ def _safetensors(archive: Archive) -> None:
         for name, entry in header.items():
             dtype = DTYPES.get(entry["dtype"])
             if dtype is None:
-                raise Damaged(f"tensor {name} has the dtype {entry['dtype']!r}, which no known model uses")
-            shape = tuple(int(n) for n in entry["shape"])
-            begin, end = (int(n) for n in entry["data_offsets"])
+                kind = shown(entry["dtype"])
+                raise Damaged(f"tensor {shown(name)} has the dtype {kind}, which no known model uses")
+            shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+            if len(shape) > MOST_DIMENSIONS:
+                raise Damaged(f"tensor {shown(name)} has {len(shape)} dimensions")
+            if not all(type(n) is int for n in (*shape, begin, end)):
+                raise Damaged(f"tensor {shown(name)}: its shape or place is no whole number")
             if math.prod(shape) * dtype.itemsize != end - begin or begin < 0:
-                raise Damaged(f"tensor {name}: shape {shape} does not fit its {end - begin} bytes")
+                raise Damaged(f"tensor {shown(name)}: shape {shown(shape)} does not fit its {shown(end - begin)} bytes")
             archive.records[name] = _whole(Storage(dtype, 8 + length + begin, math.prod(shape)), shape)
         if "ssi" in metadata:
             archive.facts = dict(json.loads(metadata["ssi"]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise Damaged(f"its header cannot be read ({error!r})") from error
+        raise Damaged(f"its header cannot be read ({shown(str(error))})") from error
 
 
 def _whole(storage: Storage, shape: tuple[int, ...]) -> Record:

@@ -5,6 +5,7 @@ A new family is one class like `Family`, listed in `recognise.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,17 @@ class Meaning:
     schedule: str
     """In words, for people."""
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: the range is none.
+        """
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise InputError(
+                f"its noise levels would reach from {self.sigma_min:g} to {self.sigma_max:g}; correct sigma_min and "
+                "sigma_max, or the arguments of its schedule"
+            )
+
 
 class Family(Protocol):
     """The files of one training code base."""
@@ -116,8 +128,14 @@ class Family(Protocol):
     """Argument -> the tensor whose presence alone tells it."""
     prefix: ClassVar[str]
     """What the names of the network's tensors start with."""
+    alternatives: ClassVar[tuple[str, ...]]
+    """Arguments that say the same thing in several ways: who gives one means none of the others."""
     null_label: ClassVar[bool]
     """Whether a class-conditional network can be asked without a class."""
+    class_weights: ClassVar[bool]
+    """Whether labels reach the network as weights of all classes, [B, classes], not as whole numbers, [B]."""
+    boundless: ClassVar[bool]
+    """Whether a range of noise levels may be stated as 0 to infinity, which then says nothing."""
 
     def matches(self, tensors: Tensors) -> bool:
         """Whether the file is of this family, however damaged."""
@@ -144,8 +162,24 @@ class Family(Protocol):
         """What is still open."""
         ...
 
+    def usual_size(self, known: Facts) -> int | None:
+        """Height and width in pixels that a network of this shape usually has."""
+        ...
+
     def image_size(self, facts: Facts) -> int | None:
-        """Height and width in pixels, as far as it shows."""
+        """Height and width it was trained on, in pixels; None where nothing says so."""
+        ...
+
+    def size_multiple(self, facts: Facts) -> int:
+        """What height and width must be multiples of."""
+        ...
+
+    def num_classes(self, facts: Facts) -> int:
+        """0: unconditional."""
+        ...
+
+    def identity(self, facts: Facts) -> Facts:
+        """Those facts that change what is computed, in words that are the same however they were said."""
         ...
 
     def network(self, facts: Facts, layers: Layers) -> nn.Module:
@@ -168,7 +202,8 @@ class Recognised:
     family: Family
     facts: Facts
     sources: dict[str, str]
-    signature: str
+    architecture: str
+    """Hash of all names and shapes: the same for every file of that architecture, whatever its weights."""
     names: list[str] = field(default_factory=list)
     """Published files that it can be; one where that is certain."""
     questions: list[Question] = field(default_factory=list)
@@ -177,13 +212,12 @@ class Recognised:
     @property
     def image_size(self) -> int | None:
         """Height and width it was trained on, in pixels; None where nothing says so."""
-        size = self.facts.get("image_size", self.facts.get("img_resolution"))
-        return None if size is None else int(size)
+        return self.family.image_size(self.facts)
 
     @property
     def num_classes(self) -> int:
         """0: unconditional."""
-        return int(self.facts.get("num_classes") or self.facts.get("label_dim") or 0)
+        return self.family.num_classes(self.facts)
 
     @property
     def of_network(self) -> bool:

@@ -44,8 +44,10 @@ def conditioned_norm(x: Tensor, norm: Any, scale: Tensor, shift: Tensor) -> Tens
         scale, shift: [B, C].
     """
     batch, channels = x.shape[:2]
-    casts = type(norm).forward is not nn.GroupNorm.forward  # a host's norm: only it knows where its weights are
-    if casts or (batch > 1 and not x.is_contiguous()):  # the fold would copy
+    # A host's norm: only it knows where its weights are. Or one that somebody wants to be called, not looked into.
+    foreign = type(norm).forward is not nn.GroupNorm.forward or "forward" in vars(norm)
+    hooked = bool(norm._forward_hooks or norm._forward_pre_hooks)
+    if foreign or hooked or (batch > 1 and not x.is_contiguous()):  # the fold would copy
         y: Tensor = norm(x)
         gain, offset = (1 + scale).to(y.dtype)[:, :, None, None], shift.to(y.dtype)[:, :, None, None]
         return y * gain + offset if y.requires_grad else y.mul_(gain).add_(offset)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import Cancelled, InputError
+from ..errors import InputError, shown
 from .container import open_archive
 from .family import Meaning, Recognised, Tensors, Undecided
 from .layers import Layers, assign
@@ -22,6 +23,7 @@ from .packed import PackedLayers, packing_available
 from .pixel import Info, PixelModel
 from .recognise import canonical, recognise
 from .records import Archive
+from .weights import Progress, first_names, read_weights
 
 LARGEST_SMALL_TENSOR = 1_000_000
 """Elements that recognition may ask for."""
@@ -30,9 +32,6 @@ BAR_FROM = 200_000_000
 BEGINNING = 64
 """Values of each tensor that go into a model's fingerprint."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-Progress = Callable[[int, int], object]
-"""(bytes read, bytes in all); returning False cancels."""
 
 
 def load_checkpoint(
@@ -60,12 +59,14 @@ def load_checkpoint(
         name: the published file that it is ("lsun_bedroom"), if its own name does not say so.
         progress: called while weights are read; default: a bar on the terminal for files over 200 MB.
         layers: namespace of layer classes (a host's castable ones); default `torch.nn`, or on a CPU in float32
-            `packed.PackedLayers`, which compute the same faster.
+            `packed.PackedLayers`, which compute the same faster. Those hold reordered weights between forward passes;
+            to change weights, get them from the module (`parameters()`, `.weight`) after the last one.
         **overrides: arguments of the originals' constructors, by their names: num_heads, num_head_channels,
             use_new_attention_order, noise_schedule, distillation, image_size, class_name, ...
 
     Returns:
-        The model, in eval mode.
+        The model, in eval mode. Inside `torch.inference_mode` its weights become inference tensors, with which no
+        gradient can be computed later, not even one with respect to the image.
 
     Raises:
         InputError: the file is missing, damaged, forbidden, something else, or does not tell everything about the
@@ -73,6 +74,8 @@ def load_checkpoint(
         Cancelled: `progress` returned False.
     """
     path = Path(path)
+    if dtype == torch.float16 and torch.device(device).type == "cpu":
+        warnings.warn("float16 on a CPU is over a hundred times slower than float32", stacklevel=2)
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
     layers = layers or _fastest(torch.device(device), dtype or torch.float32)
@@ -83,11 +86,16 @@ def load_checkpoint(
             raise seen.undecided()
         chosen = dtype or torch.float32
         kinds = _dtypes(network, chosen)
-        files = {seen.names[family.prefix + key]: (key, kind) for key, kind in kinds.items()}
-        state, fingerprint = _read(archive, files, torch.device(device), progress or _bar(path.name, archive.nbytes))
-        archive.check_unchanged()
+        keys = {seen.names[family.prefix + key]: key for key in kinds}
+        state: dict[str, Tensor] = {}
+        beginnings: dict[str, bytes] = {}
+        wanted = {original: kinds[key] for original, key in keys.items()}
+        for original, as_stored, cast in read_weights(archive, wanted, progress or _bar(path.name, archive.nbytes)):
+            state[keys[original]] = cast.to(device)
+            beginnings[keys[original]] = as_stored.flatten()[:BEGINNING].float().numpy().tobytes()
         assign(network, state)
-        stored = {archive.records[original].storage.dtype for original in files}
+        digest = hashlib.sha256(b"".join(key.encode() + beginnings[key] for key in sorted(beginnings)))
+        stored = {archive.records[original].storage.dtype for original in wanted}
         info = Info(
             name=found.names[0] if len(found.names) == 1 else path.stem,
             family=family.name,
@@ -102,12 +110,12 @@ def load_checkpoint(
             parameters=sum(p.numel() for p in network.parameters()),
             dtype=str(chosen).removeprefix("torch."),
             stored=", ".join(sorted(str(kind).removeprefix("torch.") for kind in stored)),
-            signature=found.signature,
+            architecture=found.architecture,
             facts=found.facts,
             sources=found.sources,
-            fingerprint=fingerprint,
+            fingerprint=digest.hexdigest(),
         )
-        return PixelModel(network, meaning or seen.undecided, info, chosen, family.null_label)
+        return PixelModel(network, meaning or seen.raised(), info, chosen, family)
 
 
 @dataclass
@@ -126,7 +134,12 @@ class Examined:
 
     def undecided(self) -> Undecided:
         """What to tell someone who needs what is open."""
-        return Undecided(self.path, self.found.family.name, self.found.questions, self.found.names)
+        return self.raised()()
+
+    def raised(self) -> Callable[[], Undecided]:
+        """Makes what `undecided` gives, without holding on to the file."""
+        found = self.found
+        return partial(Undecided, self.path, found.family.name, tuple(found.questions), tuple(found.names))
 
 
 @contextmanager
@@ -155,17 +168,26 @@ def examined(
             meaning = None if found.questions else found.family.meaning(found.facts, tensors)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        except ArithmeticError as error:
+            raise InputError(f"{path}: its noise levels cannot be computed ({error}); correct its schedule") from None
         check_shapes(path, found, network, tensors)
         yield Examined(path, archive, names, found, network, meaning)
 
 
 def skeleton(found: Recognised, layers: Layers = nn) -> nn.Module:
-    """The network without weights, with stand-ins for what is open about it."""
+    """The network without weights, with stand-ins for what is open about it.
+
+    Raises:
+        InputError: the configuration cannot be built.
+    """
     facts = dict(found.facts)
     for question in found.questions:
         facts |= question.stand_in
-    with torch.device("meta"):
-        return found.family.network(facts, layers)
+    try:
+        with torch.device("meta"):
+            return found.family.network(facts, layers)
+    except (RuntimeError, TypeError, ArithmeticError) as error:  # sizes that torch cannot even count
+        raise InputError(f"a network of these sizes cannot be built ({str(error).splitlines()[0]})") from error
 
 
 def _fastest(device: torch.device, dtype: torch.dtype) -> Layers:
@@ -183,7 +205,7 @@ def view(archive: Archive, names: dict[str, str]) -> Tensors:
     def value(name: str) -> Tensor:
         record = archive.records[names[name]]
         if record.nbytes > LARGEST_SMALL_TENSOR * record.storage.dtype.itemsize:
-            raise InputError(f"its tensor {name} has the shape {record.shape}, which is far too large")
+            raise InputError(f"its tensor {shown(name)} has the shape {record.shape}, which is far too large")
         return archive.tensor(names[name])
 
     return Tensors({name: archive.records[original].shape for name, original in names.items()}, value)
@@ -193,8 +215,16 @@ def stated(archive: Archive) -> dict[str, Any]:
     """What the file says about itself: our own metadata, or the attributes of a pickled preconditioner."""
     if archive.container != "safetensors":
         return archive.facts
-    facts = archive.facts.get("facts", {}) if archive.facts.get("kind") == "pixel-model" else {}
-    return dict(facts.get("arguments", {})) if isinstance(facts, dict) else {}
+    if archive.facts.get("kind") != "pixel-model":
+        return {}
+    facts = archive.facts.get("facts")
+    arguments = facts.get("arguments") if isinstance(facts, dict) else None
+    if not isinstance(arguments, dict):
+        raise InputError(
+            f"{archive.path}: its metadata states its arguments as {shown(arguments)}, where names and values are "
+            "wanted; convert it anew"
+        )
+    return arguments
 
 
 def check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Tensors) -> None:
@@ -208,17 +238,13 @@ def check_shapes(path: Path, found: Recognised, network: nn.Module, tensors: Ten
         return
     parts = []
     if missing:
-        parts.append(f"{len(missing)} tensors are missing ({_first(missing)})")
+        parts.append(f"{len(missing)} tensors are missing ({first_names(missing)})")
     if extra:
-        parts.append(f"{len(extra)} are unknown ({_first(extra)})")
+        parts.append(f"{len(extra)} are unknown ({first_names(extra)})")
     if wrong:
-        shown = [f"{name} is {tensors.shapes[name]} instead of {expected[name]}" for name in wrong]
-        parts.append(f"{len(wrong)} have the wrong shape ({_first(shown)})")
+        told = [f"{shown(name)} is {tensors.shapes[name]} instead of {expected[name]}" for name in wrong[:5]]
+        parts.append(f"{len(wrong)} have the wrong shape ({', '.join(told)}{', ...' if len(wrong) > 5 else ''})")
     raise InputError(f"{path}: is not a whole {found.family.name} checkpoint: {'; '.join(parts)}")
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _dtypes(network: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
@@ -228,54 +254,6 @@ def _dtypes(network: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
         if isinstance(module, nn.Linear | nn.Embedding):
             kinds |= {f"{prefix}.{name}": torch.float32 for name, _ in module.named_parameters(recurse=False)}
     return kinds | {name: torch.float32 for name, _ in network.named_buffers()}
-
-
-def _read(
-    archive: Archive, files: dict[str, tuple[str, torch.dtype]], device: torch.device, progress: Progress
-) -> tuple[dict[str, Tensor], str]:
-    """Read tensors in the order in which they lie in the file.
-
-    Args:
-        files: name in the file -> (name in the network, dtype wanted).
-
-    Returns:
-        (name in the network -> tensor, hash of the first values of each).
-    """
-    state: dict[str, Tensor] = {}
-    beginnings: dict[str, bytes] = {}
-    bad = []
-    done, total = 0, sum(archive.records[name].nbytes for name in files)
-    for name in sorted(files, key=lambda name: archive.records[name].storage.offset):
-        key, dtype = files[name]
-        tensor = archive.tensor(name)
-        if not tensor.is_floating_point():
-            raise InputError(f"{archive.path}: tensor {name} holds {tensor.dtype}, where weights are wanted")
-        if not _finite(tensor):
-            bad.append(name)
-        beginnings[key] = tensor.flatten()[:BEGINNING].float().numpy().tobytes()
-        state[key] = tensor.to(device=device, dtype=dtype)
-        done += archive.records[name].nbytes
-        if progress(done, total) is False:
-            raise Cancelled(f"{archive.path}: loading was cancelled")
-    if bad:
-        raise InputError(f"{archive.path}: {len(bad)} tensors hold NaN or Inf ({_first(bad)}); the file is spoilt")
-    digest = hashlib.sha256(b"".join(key.encode() + beginnings[key] for key in sorted(beginnings)))
-    return state, digest.hexdigest()
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or Inf, at the price of one pass over them by one thread.
-
-    More threads would wait for each other longer than they compute where the machine is busy.
-    """
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        exponent = np.uint16(0x7C00 if tensor.dtype == torch.float16 else 0x7F80)
-        bits = tensor.view(torch.int16).numpy().view(np.uint16)
-        return not bool(((bits & exponent) == exponent).any())
-    values = tensor.numpy()
-    with np.errstate(all="ignore"):
-        # A sum is finite unless something in it is not; or it overflows, and then the values are looked at one by one.
-        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def _bar(name: str, total: int) -> Progress:

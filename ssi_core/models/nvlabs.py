@@ -10,15 +10,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..denoiser import EDM, Denoiser, Eps, Network
-from ..errors import InputError
+from ..denoiser import EDM, Eps
+from ..errors import InputError, shown
 from ..process import VE, VP, DiscreteVP
 from .edm import ARCHITECTURES, EDMNetConfig
 from .family import Facts, Meaning, Question, Tensors
 from .layers import Layers
-from .precondition import Exploding, NearestLevel
+from .precondition import ContinuousTime, Exploding, nearest_level
 
 PRECONDITIONERS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
 SHORT = {"vp": "VPPrecond", "ve": "VEPrecond", "edm": "EDMPrecond"}
@@ -45,7 +45,10 @@ class NVLabs:
         "label_dim": "model.map_label.weight", "augment_dim": "model.map_augment.weight",
         "embedding_type": "model.map_noise.freqs",
     }  # fmt: skip
+    alternatives: ClassVar[tuple[str, ...]] = ()
     null_label: ClassVar[bool] = True
+    class_weights: ClassVar[bool] = True
+    boundless: ClassVar[bool] = True
     arguments: ClassVar[frozenset[str]] = frozenset(
         {field.name for field in fields(EDMNetConfig)}
         | {"img_channels", "image_size", "class_name", "ctor", "precond", "sigma_data", "sigma_min", "sigma_max"}
@@ -201,8 +204,20 @@ class NVLabs:
         config = EDMNetConfig(**{k: v for k, v in facts.items() if k in known})
         return ARCHITECTURES[config.model_type](config, layers)
 
+    def usual_size(self, known: Facts) -> int | None:
+        return int(known["img_resolution"])
+
     def image_size(self, facts: Facts) -> int | None:
         return int(facts["img_resolution"])
+
+    def size_multiple(self, facts: Facts) -> int:
+        return int(2 ** (len(facts["channel_mult"]) - 1))
+
+    def num_classes(self, facts: Facts) -> int:
+        return int(facts.get("label_dim") or 0)
+
+    def identity(self, facts: Facts) -> Facts:
+        return {k: v for k, v in facts.items() if k != "image_size"}
 
     def own(self, tensors: Tensors) -> set[str]:
         return {"u"} & set(tensors.shapes)
@@ -212,18 +227,9 @@ class NVLabs:
         if kind == "VPPrecond":
             beta_min, slope, last = float(facts["beta_min"]), float(facts["beta_d"]), int(facts["M"]) - 1
             process = VP(beta_min, beta_min + slope)
-
-            def timestep(sigma: Tensor) -> Tensor:
-                # `process.time` in float32: a Fourier embedding turns the rounding of a time near 999 into an angle
-                # of 0.01, so the network must be given the very rounding that it was trained with.
-                level = (1 + sigma.float() ** 2).log()
-                return last * (((beta_min**2 + 2 * slope * level).sqrt() - beta_min) / slope)
-
-            def noise_predictor(network: Network) -> Denoiser:
-                return Eps(network, timestep)
-
+            timestep = ContinuousTime(beta_min, slope, last)
             low, high = float(process.sigma(float(facts["epsilon_t"]))), float(process.sigma(1.0))
-            return Meaning(noise_predictor, process, low, high, "epsilon", "VP, continuous")
+            return Meaning(partial(Eps, timestep=timestep), process, low, high, "epsilon", "VP, continuous")
         if kind == "VEPrecond":
             low, high = _range(facts, 0.02, 100.0)
             return Meaning(Exploding, VE(), low, high, "-epsilon", f"VE, {low:g} to {high:g}")
@@ -241,15 +247,9 @@ def _iddpm(facts: Facts, tensors: Tensors) -> Meaning:
         raise InputError("class_name iDDPMPrecond: the file has no tensor u, which holds its levels")
     levels, channels = tensors.value("u").double(), facts["in_channels"]
     process = DiscreteVP(alphas_cumprod=tuple((1 / (1 + levels[:-1].flip(0) ** 2)).tolist()))
-
-    def noise_predictor(network: Network) -> Denoiser:
-        def mean(x: Tensor, t: Tensor) -> Tensor:
-            return network(x, t)[:, :channels]
-
-        return NearestLevel(mean, levels)
-
+    read = partial(nearest_level, levels=levels, channels=channels)
     schedule = f"iDDPM, {facts['M']} levels"
-    return Meaning(noise_predictor, process, float(levels[-2]), float(levels[0]), "epsilon and variance", schedule)
+    return Meaning(read, process, float(levels[-2]), float(levels[0]), "epsilon and variance", schedule)
 
 
 def _range(facts: Facts, low: float, high: float) -> tuple[float, float]:
@@ -276,7 +276,17 @@ def _filter(tensors: Tensors) -> tuple[float, ...]:
     if len(shape) != 4 or shape[:2] != (1, 1) or shape[2] != shape[3] or not 1 <= shape[2] <= 64:
         raise InputError(f"its tensor {name} has the shape {shape}, where (1, 1, N, N) is wanted")
     taps = tensors.value(name).float()[0, 0].sum(dim=0)
-    if not bool((taps.isfinite() & (taps.abs() > 0)).all()):
-        return tuple(taps.tolist())
-    scaled = taps / taps.abs().min()
+    # Two equal taps are computed by averaging and repeating, and all resamplers are taken to have one filter, so what
+    # the file has is looked at.
+    expected = taps.outer(taps) / taps.sum() ** 2
+    for other in tensors.shapes:
+        if other.endswith(".resample_filter") and tensors.shapes[other] == shape:
+            kernel = tensors.value(other).float()[0, 0]
+            if not torch.allclose(kernel, expected, rtol=1e-2, atol=1e-6):  # NaN is close to nothing
+                raise InputError(
+                    f"its tensor {shown(other)} is not the normalised product of one row of numbers with itself, the "
+                    "same for all, which the original's filters are"
+                )
+    smallest = taps.abs().min()
+    scaled = taps / smallest if smallest > 0 else taps
     return tuple((scaled.round() if torch.allclose(scaled, scaled.round(), atol=1e-3) else taps).tolist())

@@ -9,21 +9,20 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..denoiser import X0, Denoiser, Eps, Network
+from ..denoiser import X0, Eps
 from ..errors import InputError
 from ..process import VE, DiscreteVP
 from .adm import UNet, UNetConfig
 from .family import Facts, Meaning, Question, Tensors
 from .layers import Layers
-from .precondition import Consistency
+from .precondition import Consistency, DiscreteTime, predictor
 
 USUAL_SIZES = {
     (0.5, 1, 1, 2, 2, 4, 4): 512, (1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4): 128, (1, 2, 3, 4): 64,
 }  # fmt: skip
 """channel_mult -> image size, as both repositories' factories have it."""
-HEADS = ("num_heads", "num_head_channels")
 OUTWARD = tuple(
     f"0.{name}" for name in ("out_layers.0.weight", "out_layers.0.bias", "out_layers.3.weight", "out_layers.3.bias",
                              "in_layers.2.weight", "in_layers.2.bias")
@@ -37,7 +36,10 @@ class _OpenAI:
     name: ClassVar[str]
     prefix: ClassVar[str] = ""
     carried_by: ClassVar[Mapping[str, str]] = {"num_classes": "label_emb.weight"}
+    alternatives: ClassVar[tuple[str, ...]] = ("num_heads", "num_head_channels")
     null_label: ClassVar[bool] = False
+    class_weights: ClassVar[bool] = False
+    boundless: ClassVar[bool] = False
     flat_projection: ClassVar[bool]
 
     def matches(self, tensors: Tensors) -> bool:
@@ -127,8 +129,6 @@ class _OpenAI:
         if facts.get("num_classes") == 0:
             facts["num_classes"] = None
         mult = facts.get("channel_mult")
-        if isinstance(mult, str):
-            facts["channel_mult"] = mult = tuple(float(m) for m in mult.split(",") if m)
         if mult is not None:
             facts.pop("channel_mult")
             if mult and [int(m * known["model_channels"]) for m in mult] != _widths(known):
@@ -153,8 +153,8 @@ class _OpenAI:
                                                if 2**i in facts["attention_resolutions"])})  # fmt: skip
         if "num_heads" not in facts and facts.get("num_head_channels", -1) == -1:
             common = math.gcd(*widths)
-            sizes = [n for n in range(8, common + 1) if common % n == 0]
-            numbers = [n for n in range(1, common // 8 + 1) if common % n == 0]
+            sizes = [n for n in _divisors(common) if n >= 8]
+            numbers = [n for n in _divisors(common) if 8 * n <= common]
             found.append(
                 Question(
                     ("num_head_channels", "num_heads"),
@@ -176,11 +176,33 @@ class _OpenAI:
     def network(self, facts: Facts, layers: Layers) -> nn.Module:
         return UNet(self.config(facts), layers)
 
-    def image_size(self, facts: Facts) -> int | None:
-        """The size that a model of this shape usually has."""
-        size = USUAL_SIZES.get(tuple(facts["channel_mult"]))
+    def usual_size(self, known: Facts) -> int | None:
+        size = USUAL_SIZES.get(tuple(known["channel_mult"]))
         usual = {size // r for r in (32, 16, 8)} if size else None
-        return size if usual == set(facts["attention_resolutions"]) else None
+        return size if usual == set(known["attention_resolutions"]) else None
+
+    def image_size(self, facts: Facts) -> int | None:
+        size: int | None = facts.get("image_size")
+        return size
+
+    def size_multiple(self, facts: Facts) -> int:
+        return int(2 ** (len(facts["channel_mult"]) - 1))
+
+    def num_classes(self, facts: Facts) -> int:
+        return int(facts.get("num_classes") or 0)
+
+    def identity(self, facts: Facts) -> Facts:
+        heads = self.heads(facts)
+        said = {*self.alternatives, "num_heads_upsample", "image_size"}
+        if max(heads) == 1:  # then their order says nothing
+            said.add("use_new_attention_order")
+        return {**{k: v for k, v in facts.items() if k not in said}, "heads": heads}
+
+    def heads(self, facts: Facts) -> list[int]:
+        """Their numbers in the encoder's attention blocks by level, the middle one last, then in the decoder's."""
+        config = self.config(facts)
+        widths = [w for i, w in enumerate(config.widths) if 2**i in config.attention_resolutions]
+        return [config.heads(w) for w in [*widths, config.widths[-1]]] + [config.heads(w, decoder=True) for w in widths]
 
 
 _SHARED = {field.name for field in fields(UNetConfig)} - {"joint_projection_2d"} | {
@@ -209,7 +231,7 @@ class GuidedDiffusion(_OpenAI):
 
     def questions(self, facts: Facts) -> list[Question]:
         found = super().questions(facts)
-        if "use_new_attention_order" not in facts and (found or self._several_heads(facts)):
+        if "use_new_attention_order" not in facts and (found or max(self.heads(facts)) > 1):
             found.append(
                 Question(
                     ("use_new_attention_order",),
@@ -226,28 +248,18 @@ class GuidedDiffusion(_OpenAI):
             )
         return found
 
-    def _several_heads(self, facts: Facts) -> bool:
-        config = self.config(facts)
-        widths = [config.widths[-1], *(w for i, w in enumerate(config.widths) if 2**i in config.attention_resolutions)]
-        return any(config.heads(w, decoder=side) > 1 for w in widths for side in (False, True))
-
     def meaning(self, facts: Facts, tensors: Tensors) -> Meaning:
         steps = facts["diffusion_steps"]
         process = DiscreteVP(facts["noise_schedule"], steps)
         factor = 1000 / steps if facts["rescale_timesteps"] else 1.0
         channels = facts["in_channels"]
-
-        def timestep(sigma: Tensor) -> Tensor:
-            return process.timestep(sigma) * factor
-
-        def precondition(network: Network) -> Denoiser:
-            def mean(x: Tensor, t: Tensor) -> Tensor:
-                return network(x, t)[:, :channels]
-
-            return X0(mean, timestep) if facts["predict_xstart"] else Eps(mean, timestep)
-
         return Meaning(
-            precondition,
+            partial(
+                predictor,
+                reading=X0 if facts["predict_xstart"] else Eps,
+                timestep=DiscreteTime(process, factor),
+                channels=channels,
+            ),
             process,
             process.sigma_min,
             process.sigma_max,
@@ -328,6 +340,12 @@ def _multiple(width: int, base: int) -> float:
 
 def _widths(facts: Facts) -> list[int]:
     return [int(mult * facts["model_channels"]) for mult in facts["channel_mult"]]
+
+
+def _divisors(number: int) -> list[int]:
+    """Rising; found up to the root, since the number comes from a file."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def _some(numbers: list[int]) -> str:

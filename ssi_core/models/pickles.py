@@ -17,11 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 MOST_INSTRUCTIONS = 4_000_000
 """Of all programs in one file; the largest published checkpoint needs about 60,000."""
 LONGEST_NAME = 4096
+LARGEST_KEY = 2**31
+"""Whole numbers beyond can be chosen to have one hash, 0 for every multiple of 2^61 - 1: n of them in a dictionary take
+n^2 steps."""
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any] | None]
 """(module, name) -> our constructor of what it stands for; None for a symbol that may be mentioned, not called."""
@@ -29,6 +32,10 @@ Constructors = Mapping[tuple[str, str], Callable[..., Any] | None]
 
 class Damaged(Exception):
     """The program cannot be what it claims to be."""
+
+
+class Unreadable(Exception):
+    """The program may well be whole, but describes something that is not read here; the message says what."""
 
 
 @dataclass
@@ -80,9 +87,17 @@ class _Mark:
 
 
 def check_keys(keys: Sequence[Any]) -> None:
-    """Raise Damaged unless all may be keys: hashing what is nested a million deep would overflow the stack."""
-    if not all(isinstance(key, str | int) for key in keys):
-        raise Damaged("a key that is neither text nor number")
+    """Let nothing else be hashed than text and numbers of usual size.
+
+    Hashing what is nested a million deep would overflow the stack; for large numbers see `LARGEST_KEY`.
+
+    Raises:
+        Unreadable: one is something else.
+    """
+    for key in keys:
+        if not (isinstance(key, str) or (isinstance(key, int) and abs(key) < LARGEST_KEY)):
+            what = f"{type(key).__name__} {key}" if isinstance(key, int | float) else type(key).__name__
+            raise Unreadable(f"holds a dictionary or set with a key that is no text: {shown(what)}")
 
 
 @dataclass
@@ -132,10 +147,18 @@ class Machine:
                 step(self)
         except InputError:
             raise
+        except Unreadable as error:
+            raise InputError(
+                f"{self.what}: {error}; save the weights alone, as in torch.save(model.state_dict(), path)"
+            ) from error
+        except Damaged as error:
+            raise InputError(f"{self.what}: damaged or truncated pickle ({error})") from error
         except (
-            Damaged, IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError, struct.error
+            IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError, struct.error
         ) as error:  # fmt: skip
-            raise InputError(f"{self.what}: damaged or truncated pickle ({error or type(error).__name__})") from error
+            raise InputError(
+                f"{self.what}: damaged or truncated pickle ({shown(str(error) or type(error).__name__)})"
+            ) from error
 
     # Reading
 
@@ -224,8 +247,8 @@ class Machine:
     def _symbol(self, module: object, name: object) -> None:
         if (module, name) not in self.constructors:
             raise InputError(
-                f"{self.what}: its pickle asks for {module}.{name}, which is not on the list of what a checkpoint may "
-                "name; refused, nothing was imported or executed"
+                f"{self.what}: its pickle asks for {shown(f'{module}.{name}')}, which is not on the list of what a "
+                "checkpoint may name; refused, nothing was imported or executed; save the weights alone if you trust it"
             )
         self.stack.append(Symbol(str(module), str(name)))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from ..denoiser import Denoiser
 from ..errors import InputError
 from ..process import Process
-from .family import Meaning
+from .family import Family, Meaning
 
 Labels = int | Sequence[int] | Tensor | None
 
@@ -39,7 +42,8 @@ class Info:
     """In which its convolutions run."""
     stored: str
     """In which the file has them."""
-    signature: str
+    architecture: str
+    """Hash of all names and shapes."""
     facts: dict[str, Any]
     """Constructor arguments, by the original's names."""
     sources: dict[str, str]
@@ -61,14 +65,14 @@ class PixelModel:
         reading: how its output is to be read; or, where the file leaves that open, what to raise when it is needed.
         info: what it is.
         compute_dtype: in which its convolutions run; inputs and outputs keep theirs.
-        null_label: whether a class-conditional model can be asked without a class.
+        family: whose it is.
     """
 
     module: nn.Module
     reading: Meaning | Callable[[], InputError] = field(repr=False)
     info: Info
     compute_dtype: torch.dtype
-    null_label: bool = False
+    family: Family
 
     @property
     def meaning(self) -> Meaning:
@@ -104,12 +108,19 @@ class PixelModel:
     @property
     def size_multiple(self) -> int:
         """What height and width must be multiples of: the network halves them between its levels."""
-        return int(2 ** (len(self.info.facts["channel_mult"]) - 1))
+        return self.family.size_multiple(self.info.facts)
+
+    @property
+    def null_label(self) -> bool:
+        """Whether it can be asked without a class where it has classes."""
+        return self.family.null_label
 
     @property
     def signature(self) -> str:
-        """Which weights these are, for provenance."""
-        return f"{self.info.family}-{self.info.fingerprint[:16]}"
+        """Which model this is, for provenance: its weights and how they are used, in whatever container or words."""
+        used = json.dumps(_alike(self.family.identity(self.info.facts)), sort_keys=True)
+        digest = hashlib.sha256(f"{self.info.fingerprint}{used}".encode()).hexdigest()
+        return f"{self.info.family}-{digest[:16]}"
 
     @property
     def device(self) -> torch.device:
@@ -141,24 +152,30 @@ class PixelModel:
         Raises:
             InputError: shapes, labels or noise levels that do not fit the model; or `info.undecided` is not empty.
         """
+        return self.estimate(x, sigma, partial(self.embedded, labels), augment_labels)
+
+    def estimate(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        embedded: Callable[[int, torch.device], Tensor | None],
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """`denoise` with labels as the network takes them, from a function of batch size and device."""
         meaning, batch = self.meaning, self._batch(x)
-        sigma = torch.as_tensor(sigma, device=x.device).reshape(-1)
-        if sigma.dtype not in (torch.float32, torch.float64):
-            sigma = sigma.float()
-        if sigma.numel() not in (1, batch):
-            raise InputError(f"sigma: {sigma.numel()} levels for {batch} images; give one, or one for each")
-        if sigma.device.type == "cpu" and not bool(((sigma > 0) & sigma.isfinite()).all()):
-            raise InputError(f"sigma {sigma.tolist()}: must be positive and finite")
+        sigma = _levels(sigma, "sigma", batch, x.device)
+        if not bool((sigma > 0).all()):
+            raise InputError(f"sigma {sigma.tolist()}: must be positive")
         # Half precision is for convolutions: the scalings would lose the image in it. Double precision would round
         # time arguments otherwise than in training.
         state = x.float()
-        embedded = self._labels(labels, batch, x.device)
+        labels = embedded(batch, x.device)
 
         def network(inputs: Tensor, t: Tensor) -> Tensor:
-            return self._run(inputs, t, embedded, augment_labels)
+            return self._run(inputs, t, labels, augment_labels)
 
         denoiser: Denoiser = meaning.precondition(network)
-        return denoiser(state, sigma.expand(batch)).to(x.dtype)
+        return denoiser(state, sigma).to(x.dtype)
 
     def network(
         self,
@@ -182,10 +199,8 @@ class PixelModel:
             InputError: shapes or labels that do not fit the model.
         """
         batch = self._batch(x)
-        t = torch.as_tensor(t, device=x.device).reshape(-1)
-        if t.numel() not in (1, batch):
-            raise InputError(f"t: {t.numel()} times for {batch} images; give one, or one for each")
-        return self._run(x, t.expand(batch), self._labels(labels, batch, x.device), augment_labels)
+        times = _levels(t, "t", batch, x.device)
+        return self._run(x, times, self.embedded(labels, batch, x.device), augment_labels)
 
     def conditioned(self, labels: Labels) -> Conditioned:
         """A denoiser of one class (or of one per image): what solvers take."""
@@ -216,8 +231,12 @@ class PixelModel:
             raise InputError("augment_labels: hold NaN or Inf")
         return given.expand(len(x), width)
 
-    def _labels(self, labels: Labels, batch: int, device: torch.device) -> Tensor | None:
-        """Labels as the network takes them."""
+    def embedded(self, labels: Labels, batch: int, device: torch.device) -> Tensor | None:
+        """Labels as the network takes them.
+
+        Raises:
+            InputError: they do not fit the model or the batch.
+        """
         classes = self.info.num_classes
         if labels is None:
             if classes and not self.null_label:
@@ -243,7 +262,7 @@ class PixelModel:
         if bool(((chosen < 0) | (chosen >= classes)).any()):
             raise InputError(f"labels {chosen.tolist()}: must lie in 0..{classes - 1}")
         chosen = chosen.long().reshape(-1).expand(batch)
-        return F.one_hot(chosen, classes).float() if self.null_label else chosen
+        return F.one_hot(chosen, classes).float() if self.family.class_weights else chosen
 
     def _weights_of_classes(self, given: Tensor, batch: int) -> Tensor:
         """Labels given as [B, classes]: one-hot; NVlabs networks multiply them, so any weights will do there."""
@@ -255,9 +274,36 @@ class PixelModel:
         if not bool(weights.isfinite().all()):
             raise InputError("labels: hold NaN or Inf")
         one_hot = ((weights == 0) | (weights == 1)).all(1) & (weights.sum(1) == 1)
-        if not self.null_label and not bool(one_hot.all()):
+        if not self.family.class_weights and not bool(one_hot.all()):
             raise InputError("labels: each row of [batch, classes] must be one-hot, a single 1 among zeros")
-        return weights if self.null_label else weights.argmax(1)
+        return weights if self.family.class_weights else weights.argmax(1)
+
+
+def _alike(value: Any) -> Any:
+    """80 and 80.0, lists and tuples as the same."""
+    if isinstance(value, dict):
+        return {key: _alike(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_alike(entry) for entry in value]
+    return float(value) if type(value) is int else value
+
+
+def _levels(given: object, what: str, batch: int, device: torch.device) -> Tensor:
+    """Noise levels or times, [batch], float32 or float64.
+
+    Raises:
+        InputError: naming `what`: not one for all or one for each, no real numbers, NaN or Inf.
+    """
+    found = _tensor(given, what, device).reshape(-1)
+    if found.is_complex() or found.dtype == torch.bool:
+        raise InputError(f"{what}: holds {found.dtype}; real numbers are wanted")
+    if found.dtype not in (torch.float32, torch.float64):
+        found = found.float()
+    if found.numel() not in (1, batch):
+        raise InputError(f"{what}: {found.numel()} levels for {batch} images; give one, or one for each")
+    if not bool(found.isfinite().all()):
+        raise InputError(f"{what} {found.tolist()}: must be finite, and a sigma positive")
+    return found.expand(batch)
 
 
 def _tensor(given: object, what: str, device: torch.device) -> Tensor:
@@ -278,6 +324,8 @@ class Conditioned:
 
     model: PixelModel
     labels: Labels
+    _embedded: dict[tuple[int, torch.device], Tensor | None] = field(default_factory=dict, init=False, repr=False)
+    """Labels as the network takes them, for every size of batch: a solver asks with the same ones many times."""
 
     @property
     def sigma_min(self) -> float:
@@ -312,4 +360,10 @@ class Conditioned:
         return self.model.device
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.model.denoise(x, sigma, self.labels)
+        return self.model.estimate(x, sigma, self._labels)
+
+    def _labels(self, batch: int, device: torch.device) -> Tensor | None:
+        key = batch, device
+        if key not in self._embedded:
+            self._embedded[key] = self.model.embedded(self.labels, batch, device)
+        return self._embedded[key]

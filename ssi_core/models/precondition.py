@@ -5,12 +5,70 @@ Each is a dataclass whose first field is the network, called as network(input, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Network, like
+from ..denoiser import Denoiser, Network, like
+from ..process import DiscreteVP
+
+
+@dataclass
+class Mean:
+    """A network's estimate without the variance that it may give after it."""
+
+    network: Network
+    channels: int
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t)[:, : self.channels]
+
+
+@dataclass(frozen=True)
+class DiscreteTime:
+    """Time argument of a network trained at discrete levels: their index times a factor."""
+
+    process: DiscreteVP
+    factor: float
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return self.process.timestep(sigma) * self.factor
+
+
+@dataclass(frozen=True)
+class ContinuousTime:
+    """Time argument of NVlabs' VPPrecond: `VP.time` times M - 1, in float32.
+
+    A Fourier embedding turns the rounding of a time near 999 into an angle of 0.01, so the network must be given the
+    very rounding that it was trained with.
+    """
+
+    beta_min: float
+    slope: float
+    last: int
+    """M - 1."""
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        level = (1 + sigma.float() ** 2).log()
+        return self.last * (((self.beta_min**2 + 2 * self.slope * level).sqrt() - self.beta_min) / self.slope)
+
+
+def predictor(
+    network: Network,
+    *,
+    reading: Callable[[Network, Callable[[Tensor], Tensor]], Denoiser],
+    timestep: Callable[[Tensor], Tensor],
+    channels: int,
+) -> Denoiser:
+    """A network as `reading` (`Eps` or `X0`) has it, asked at `timestep(sigma)`, for its first channels."""
+    return reading(Mean(network, channels), timestep)
+
+
+def nearest_level(network: Network, *, levels: Tensor, channels: int) -> Denoiser:
+    """A network as `NearestLevel` has it, for its first channels."""
+    return NearestLevel(Mean(network, channels), levels)
 
 
 @dataclass

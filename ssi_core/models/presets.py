@@ -1,16 +1,18 @@
 """The rows of SSI-DM's Table 1 and of its cat figures, as data: model, schedule, skip and solver.
 
 The paper's DDIM timesteps kappa = 1, 3, ..., 999 are 0-based indices of the model's own schedule, and its kappa_20 = 39
-is the sigma at index 39 (0.1405).
+is the sigma at index 39 (0.1405 of the linear one).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from ..process import DiscreteVP
+from ..errors import InputError
+from ..process import DiscreteVP, Process
 from ..schedule import ddim_sigmas, karras_sigmas
 
 
@@ -21,50 +23,81 @@ class Preset:
     name: str
     model: str
     """The published file."""
-    data: str
-    solver: str
-    steps: int
-    kappa: tuple[int, int, int] | None = None
-    """start, stop, step of the DDIM indices; None: a Karras schedule of `steps` levels, 0.002 to 80, rho 7."""
-    skip_index: int | None = None
-    """DDIM: the index up to which noise is added."""
-    skip_sigma: float = 0.0
-    """Otherwise: the sigma up to which noise is added; 0 is the base method."""
 
-    def sigmas(self) -> Tensor:
-        """The schedule, [steps + 1], falling, ending in 0."""
-        if self.kappa is None:
-            return karras_sigmas(self.steps)
-        return ddim_sigmas(range(*self.kappa), DiscreteVP("linear"))
+    @property
+    def solver(self) -> str:
+        raise NotImplementedError
 
-    def skip(self) -> float:
-        """sigma_skip."""
-        if self.skip_index is None:
-            return self.skip_sigma
-        return float(DiscreteVP("linear").sigmas[self.skip_index])
+    def sigmas(self, process: Process) -> Tensor:
+        """The schedule, [steps + 1], falling, ending in 0.
+
+        Args:
+            process: the model's own.
+
+        Raises:
+            InputError: it is none that this schedule is for.
+        """
+        raise NotImplementedError
+
+    def skip(self, process: Process) -> float:
+        """sigma_skip; 0 is the base method."""
+        raise NotImplementedError
 
 
-def _ddim(name: str, model: str, data: str, skip_index: int | None) -> Preset:
-    # The base method is guided-diffusion's own inversion; with the skip, the same step is Euler's in sigma.
-    solver = "euler" if skip_index is not None else "ddim-current"
-    return Preset(name, model, data, solver, 500, kappa=(1, 1000, 2), skip_index=skip_index)
+@dataclass(frozen=True)
+class DDIM(Preset):
+    """Every second level of a guided-diffusion model."""
+
+    skip_index: int | None
+    """The index up to which noise is added; None is the base method."""
+    indices: ClassVar[range] = range(1, 1000, 2)
+
+    @property
+    def solver(self) -> str:
+        # The base method is guided-diffusion's own inversion; with the skip, the same step is Euler's in sigma.
+        return "ddim-current" if self.skip_index is None else "euler"
+
+    def sigmas(self, process: Process) -> Tensor:
+        return ddim_sigmas(self.indices, self._levels(process))
+
+    def skip(self, process: Process) -> float:
+        return 0.0 if self.skip_index is None else float(self._levels(process).sigmas[self.skip_index])
+
+    def _levels(self, process: Process) -> DiscreteVP:
+        if not isinstance(process, DiscreteVP) or len(process.sigmas) < self.indices.stop:
+            raise InputError(
+                f"preset {self.name!r}: is for models of {self.indices.stop} discrete levels like {self.model}, not of "
+                f"the process {process.name!r}; take a preset with edm in its name"
+            )
+        return process
 
 
-def _edm(name: str, model: str, data: str, skip_sigma: float) -> Preset:
-    return Preset(name, model, data, "euler", 200, skip_sigma=skip_sigma)
+@dataclass(frozen=True)
+class Karras(Preset):
+    """200 levels from 0.002 to 80, rho 7."""
+
+    sigma_skip: float
+    steps: ClassVar[int] = 200
+    solver = "euler"
+
+    def sigmas(self, process: Process) -> Tensor:
+        return karras_sigmas(self.steps)
+
+    def skip(self, process: Process) -> float:
+        return self.sigma_skip
 
 
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        _ddim("bedroom-ddim-base", "lsun_bedroom", "LSUN Bedroom 256", None),
-        _ddim("bedroom-ddim-ssi", "lsun_bedroom", "LSUN Bedroom 256", 39),
-        _edm("bedroom-edm-base", "edm_bedroom256_ema", "LSUN Bedroom 256", 0.0),
-        _edm("bedroom-edm-ssi", "edm_bedroom256_ema", "LSUN Bedroom 256", 0.1),
-        _ddim("imagenet-ddim-base", "256x256_diffusion_uncond", "ImageNet 256", None),
-        _ddim("imagenet-ddim-ssi", "256x256_diffusion_uncond", "ImageNet 256", 3),
-        _ddim("cat-ddim-ssi", "lsun_cat", "LSUN Cat 256", 39),
-        _edm("cat-edm-ssi", "edm_cat256_ema", "LSUN Cat 256", 0.1),
+        DDIM("bedroom-ddim-base", "lsun_bedroom", None),
+        DDIM("bedroom-ddim-ssi", "lsun_bedroom", 39),
+        Karras("bedroom-edm-base", "edm_bedroom256_ema", 0.0),
+        Karras("bedroom-edm-ssi", "edm_bedroom256_ema", 0.1),
+        DDIM("imagenet-ddim-base", "256x256_diffusion_uncond", None),
+        DDIM("imagenet-ddim-ssi", "256x256_diffusion_uncond", 3),
+        DDIM("cat-ddim-ssi", "lsun_cat", 39),
+        Karras("cat-edm-ssi", "edm_cat256_ema", 0.1),
     )
 }
 """By name. The first six are the rows of Table 1; the cats have the bedrooms' settings."""

@@ -17,11 +17,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .arguments import checked
 from .family import Facts, Family, Recognised, Tensors
 from .nvlabs import NVLabs
-from .openai import HEADS, ConsistencyModels, GuidedDiffusion
+from .openai import ConsistencyModels, GuidedDiffusion
 
 FAMILIES: tuple[Family, ...] = (GuidedDiffusion(), ConsistencyModels(), NVLabs())
 
@@ -44,11 +44,26 @@ class Published:
     url: str
     licence: str
     family: str
-    signature: str
+    architecture: str
+    """As in `Recognised`."""
     parameters: int
     nbytes: int
     """Of its tensors; the file is slightly larger."""
     facts: Facts
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width it was trained on, in pixels."""
+        return family_named(self.family).image_size(self.facts)
+
+    @property
+    def num_classes(self) -> int:
+        """0: unconditional."""
+        return family_named(self.family).num_classes(self.facts)
+
+
+def family_named(name: str) -> Family:
+    return next(family for family in FAMILIES if family.name == name)
 
 
 @cache
@@ -66,7 +81,7 @@ def published() -> dict[str, Published]:
     return found
 
 
-def signature(shapes: Mapping[str, Sequence[int]]) -> str:
+def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
     """SHA-256 over the sorted names and shapes, one `name:AxBxC` a line, in hexadecimal."""
     lines = (f"{name}:{'x'.join(map(str, shapes[name]))}\n" for name in sorted(shapes))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
@@ -102,28 +117,27 @@ def recognise(
         raise InputError(f"{path}: looks like a {family.name} checkpoint, but {error}") from None
     sources = dict.fromkeys(known, "tensors")
     facts: Facts = {}
-    mark = signature(tensors.shapes)
+    mark = architecture(tensors.shapes)
 
-    size = family.image_size(known)
+    size = family.usual_size(known)
     if size is not None:
         facts["image_size"], sources["image_size"] = size, "the usual size of a model of this shape"
-    _take(facts, sources, family.defaults, "the original's default")
+    _take(family, facts, sources, family.defaults, "the original's default")
 
-    alike = [entry for entry in published().values() if entry.signature == mark]
-    _take(facts, sources, _agreed([entry.facts for entry in alike]), "published files of the same shape")
+    alike = [entry for entry in published().values() if entry.architecture == mark]
+    _take(family, facts, sources, _agreed([entry.facts for entry in alike]), "published files of the same shape")
     entry = _named(name, path, alike, mark)
     if entry is not None:
-        _take(facts, sources, entry.facts, f"published file {entry.name}")
+        _take(family, facts, sources, entry.facts, f"published file {entry.name}")
         alike = [entry]
     given = dict(overrides or {})
     for hint, source in family.hints(Path(path).name.lower(), given, facts):
-        _take(facts, sources, hint, source)
+        _take(family, facts, sources, hint, source)
     own = {k: v for k, v in (stated or {}).items() if k in family.arguments}
     own = _translated(family, own, {**facts, **known}, path)
-    for key, carrier in family.carried_by.items():
-        if carrier not in tensors and own.get(key, known.get(key)) != known.get(key):
-            raise InputError(f"{path}: states {key}={own[key]!r}, but the tensor {carrier} is missing")
-    _take(facts, sources, own, "the file itself")
+    if told := _contradicted(family, own, known, tensors):
+        raise InputError(f"{path}: states {told}")
+    _take(family, facts, sources, own, "the file itself")
 
     unknown = sorted(set(given) - family.arguments - family.inert)
     if unknown:
@@ -133,12 +147,9 @@ def recognise(
         )
     given = {k: v for k, v in given.items() if k in family.arguments}
     explicit = _translated(family, given, {**facts, **known}, path)
-    for key, value in explicit.items():
-        if key in known and value != known[key]:
-            carrier = family.carried_by.get(key, "")
-            missing = f"; the tensor {carrier} is missing" if carrier and carrier not in tensors else ""
-            raise InputError(f"{path}: {key}={value!r} was given, but its tensors have {key}={known[key]!r}{missing}")
-    _take(facts, sources, explicit, "argument")
+    if told := _contradicted(family, explicit, known, tensors):
+        raise InputError(f"{path}: was given {told}")
+    _take(family, facts, sources, explicit, "argument")
     facts |= known
     found = Recognised(family, facts, {k: v for k, v in sources.items() if k in facts}, mark, [e.name for e in alike])
     try:
@@ -148,13 +159,23 @@ def recognise(
     return found
 
 
+def _contradicted(family: Family, words: Facts, known: Facts, tensors: Tensors) -> str:
+    """What of the words the tensors contradict, and how; empty if nothing."""
+    for key, value in words.items():
+        if key in known and value != known[key]:
+            carrier = family.carried_by.get(key, "")
+            missing = f"; the tensor {carrier} is missing" if carrier and carrier not in tensors else ""
+            return f"{key}={shown(value)}, but its tensors have {key}={shown(known[key])}{missing}"
+    return ""
+
+
 def _translated(family: Family, words: Facts, known: Facts, path: str | Path) -> Facts:
     try:
-        return family.translate(checked(words, unbounded=family.name == NVLabs.name), known)
+        return family.translate(checked(words, unbounded=family.boundless), known)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path}: an argument cannot be understood: {error}") from None
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"{path}: an argument cannot be understood: {shown(str(error))}") from None
 
 
 def canonical(names: Sequence[str]) -> dict[str, str]:
@@ -172,11 +193,11 @@ def _family(tensors: Tensors, path: str | Path) -> Family:
     for pattern, what in FOREIGN.items():
         example = next((name for name in tensors.shapes if re.match(pattern, name)), None)
         if example is not None:
-            raise InputError(f"{path}: is {what} (it has a tensor {example[:100]})")
+            raise InputError(f"{path}: is {what} (it has a tensor {shown(example)})")
     for family in FAMILIES:
         if family.matches(tensors):
             return family
-    examples = ", ".join(name[:60] for name in list(tensors.shapes)[:3])
+    examples = ", ".join(shown(name) for name in list(tensors.shapes)[:3])
     raise InputError(
         f"{path}: is no pixel model that is known here ({', '.join(f.name for f in FAMILIES)}); its tensors are called "
         f"{examples}, ..."
@@ -188,7 +209,7 @@ def _named(name: str | None, path: str | Path, alike: list[Published], mark: str
     if name is not None:
         if name not in published():
             raise InputError(f"name {name!r}: no published file is called so; known are {', '.join(published())}")
-        if published()[name].signature != mark:
+        if published()[name].architecture != mark:
             fitting = ", ".join(entry.name for entry in alike) or "no published file"
             raise InputError(f"{path}: its tensors are not those of {name}; they fit {fitting}")
         return published()[name]
@@ -204,11 +225,11 @@ def _agreed(several: Sequence[Facts]) -> Facts:
     return {k: v for k, v in several[0].items() if all(k in other and other[k] == v for other in several)}
 
 
-def _take(facts: Facts, sources: dict[str, str], new: Mapping[str, Any], source: str) -> None:
+def _take(family: Family, facts: Facts, sources: dict[str, str], new: Mapping[str, Any], source: str) -> None:
     """Let a source of higher authority speak; facts that the tensors settle are left alone."""
-    if any(head in new for head in HEADS):  # the two say the same thing in two ways
-        for head in HEADS:
-            facts.pop(head, None)
+    if any(name in new for name in family.alternatives):
+        for name in family.alternatives:
+            facts.pop(name, None)
     for key, value in new.items():
         facts[key] = value
         if sources.get(key) != "tensors":

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Record:
     def nbytes(self) -> int:
         """Bytes of the tensor itself."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    @property
+    def reading(self) -> int:
+        """Bytes that reading it takes: everything from its first to its last element, or what it is spread out to."""
+        return max(self.extent, math.prod(self.shape)) * self.storage.dtype.itemsize
 
     @property
     def extent(self) -> int:
@@ -86,7 +91,9 @@ class Archive:
         while done < len(view):
             count = self.file.readinto(view[done:])  # type: ignore[attr-defined]  # raw and buffered files have it
             if not count:
-                raise InputError(f"{self.path}: ends inside tensor {name}; the file was cut short while being read")
+                raise InputError(
+                    f"{self.path}: ends inside tensor {shown(name)}; the file was cut short while being read"
+                )
             done += count
         tensor = raw.view(dtype).as_strided(record.shape, record.stride)
         return tensor.contiguous()
@@ -94,5 +101,6 @@ class Archive:
     def check_unchanged(self) -> None:
         """Raise InputError if the file was written to since it was opened."""
         now = os.fstat(self.file.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self.opened.st_size, self.opened.st_mtime_ns):
+        # A modification time can be set back, the time of the last change to the inode cannot.
+        if any(getattr(now, what) != getattr(self.opened, what) for what in ("st_size", "st_mtime_ns", "st_ctime_ns")):
             raise InputError(f"{self.path}: was changed while it was being read; try again when nothing writes to it")

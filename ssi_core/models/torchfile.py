@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
-from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, Symbol, check_keys
+from ..errors import InputError, shown
+from .pickles import Budget, Constructors, Damaged, Instance, Machine, Span, Symbol, Unreadable, check_keys
 from .records import Archive, Record, Storage
 from .unwrap import PersistentObject, take_network
 
@@ -24,6 +24,8 @@ PRICE_OF_A_PAIR = 10
 """Instructions that a pair in an argument of OrderedDict counts for: one instruction can ask for a copy of them all."""
 LONGEST_PICKLE = 100_000_000
 """Bytes of a torch zip's pickle program."""
+LONGEST_ENCODED = 64
+"""Characters of a byte string that is written as text; a number of numpy's has at most 16."""
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The number that a torch legacy stream starts with, as a pickle without its protocol byte."""
 
@@ -52,7 +54,7 @@ def torch_zip(archive: Archive) -> None:
     try:
         members = {info.filename: info for info in zipfile.ZipFile(archive.file).infolist()}
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError) as error:
-        raise Damaged(f"{error}; it is truncated") from error
+        raise Damaged(f"{shown(str(error))}; it is truncated") from error
     program = next((name for name in members if name == "data.pkl" or name.endswith("/data.pkl")), None)
     if program is None:
         raise InputError(f"{archive.path}: is a zip without data.pkl, so no torch checkpoint")
@@ -69,7 +71,7 @@ def torch_zip(archive: Archive) -> None:
         dtype, key, numel = _storage_id(pid)
         offset, length = places.get(f"{root}data/{key}", (0, -1))
         if numel * dtype.itemsize > length:
-            raise Damaged(f"storage {key!r} claims {numel * dtype.itemsize} bytes, but has {max(length, 0)}")
+            raise Damaged(f"storage {shown(key)} claims {numel * dtype.itemsize} bytes, but has {max(length, 0)}")
         return Storage(dtype, offset, numel)
 
     offset, length = places[program]
@@ -84,19 +86,20 @@ def torch_zip(archive: Archive) -> None:
 def _place(archive: Archive, info: zipfile.ZipInfo) -> tuple[int, int]:
     """Offset and length of a member's bytes."""
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise InputError(f"{archive.path}: its member {info.filename} is a symbolic link; refused")
+        raise InputError(f"{archive.path}: its member {shown(info.filename)} is a symbolic link; refused")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
         raise InputError(
-            f"{archive.path}: its member {info.filename} is compressed or encrypted, which torch never does; refused"
+            f"{archive.path}: its member {shown(info.filename)} is compressed or encrypted, which torch never does; "
+            "refused"
         )
     archive.file.seek(info.header_offset)
     header = archive.file.read(30)
     if len(header) != 30 or header[:4] != b"PK\x03\x04":
-        raise Damaged(f"member {info.filename} is not where the directory says")
+        raise Damaged(f"member {shown(info.filename)} is not where the directory says")
     names, extra = struct.unpack("<HH", header[26:])
     offset = info.header_offset + 30 + names + extra
     if offset + info.file_size > archive.opened.st_size:
-        raise Damaged(f"member {info.filename} reaches beyond the end of the file")
+        raise Damaged(f"member {shown(info.filename)} reaches beyond the end of the file")
     return offset, info.file_size
 
 
@@ -117,12 +120,17 @@ def plain_pickle(archive: Archive) -> None:
 
 
 def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
-    """dtype, key and number of elements from ("storage", type, key, device, number, ...)."""
+    """dtype, key and number of elements from ("storage", type, key, device, number), in old files with a view.
+
+    A view (key, offset, size) says that the storage is a part of another one; torch wrote it until about 2018.
+    """
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or type(pid[4]) is not int or pid[4] < 0:
         raise Damaged("a persistent id that is no storage")
     dtype = DTYPES.get(str(getattr(pid[1], "name", "")).removesuffix("Storage"))
     if dtype is None or not isinstance(pid[2], str):
         raise Damaged("a storage of unknown type")
+    if any(part is not None for part in pid[5:]):
+        raise Unreadable("holds a storage that is a view of another")
     return dtype, pid[2], pid[4]
 
 
@@ -173,7 +181,9 @@ def _stream(archive: Archive, start: int, end: int, table: Constructors, budget:
         archive.file.seek(offset)
         count = archive.file.read(8)
         if int.from_bytes(count, "little") != numel or offset + 8 + numel * dtype.itemsize > end:
-            raise Damaged(f"storage {key!r} of {numel * dtype.itemsize} bytes reaches beyond the end; it is truncated")
+            raise Damaged(
+                f"storage {shown(key)} of {numel * dtype.itemsize} bytes reaches beyond the end; it is truncated"
+            )
         found[key] = Storage(dtype, offset + 8, numel)
         offset += 8 + numel * dtype.itemsize
     alone = next((key for key, storage in noted.items() if storage is value), None)
@@ -207,7 +217,11 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         check_keys([key for key, _ in pairs])
         return dict(pairs)
 
-    def tensor(storage: Any, first: Any, shape: Any, stride: Any, *rest: Any) -> Record:
+    def tensor(
+        storage: Any, first: Any, shape: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
+    ) -> Record:
+        if metadata:  # such as a sign or a conjugation that is still to be carried out
+            raise Unreadable("holds a tensor that is a view with a sign or a conjugation")
         if not isinstance(storage, Storage) or len(shape) != len(stride) or len(shape) > 8:
             raise Damaged("a tensor without a storage")
         if not all(type(n) is int and 0 <= n < 2**48 for n in [first, *shape, *stride]):
@@ -252,16 +266,28 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         return Instance(code)
 
     def scalar(kind: Any, data: Any) -> float | int | bool:
+        big = isinstance(getattr(kind, "state", None), tuple) and ">" in kind.state
         layout = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "u8": "<Q", "u4": "<I", "b1": "?"}.get(
             getattr(kind, "symbol", "")
         )
-        if layout is None or not isinstance(data, Span) or data.length != struct.calcsize(layout):
-            raise Damaged("a number of unknown type")
+        if layout is None or big:
+            raise Unreadable("holds a number of numpy's of another type than real or whole")
+        if isinstance(data, bytes) and len(data) == struct.calcsize(layout):
+            made: float | int | bool = struct.unpack(layout, data)[0]
+            return made
+        if not isinstance(data, Span) or data.length != struct.calcsize(layout):
+            raise Damaged("a number that is longer or shorter than its type")
         here = archive.file.tell()
         archive.file.seek(data.offset)
         value: float | int | bool = struct.unpack(layout, archive.file.read(data.length))[0]
         archive.file.seek(here)
         return value
+
+    def encoded(text: Any, codec: Any) -> bytes:
+        """A byte string as protocol 2 writes it."""
+        if not isinstance(text, str) or codec not in ("latin1", "latin-1") or len(text) > LONGEST_ENCODED:
+            raise Unreadable("holds a byte string that is no number of numpy's")
+        return text.encode("latin-1")
 
     table: Constructors = {
         ("collections", "OrderedDict"): mapping,
@@ -277,6 +303,8 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         ("numpy.multiarray", "scalar"): scalar,
         **{("torch", f"{name}Storage"): None for name in DTYPES},
         # Never part of a network, but training code leaves them beside it.
+        ("_codecs", "encode"): encoded,
+        ("argparse", "Namespace"): None,
         ("torch", "Size"): size,
         ("torch", "device"): device,
         **{("torch", str(kind).removeprefix("torch.")): None for kind in DTYPES.values()},

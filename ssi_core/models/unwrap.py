@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .pickles import Damaged, Instance
 from .records import Archive, Record
 
@@ -98,7 +98,7 @@ def _is_optimiser(value: Any) -> bool:
 
 
 def _some_keys(value: dict[Any, Any]) -> str:
-    return ", ".join(str(key)[:60] for key in list(value)[:8]) + (", ..." if len(value) > 8 else "")
+    return ", ".join(shown(key) for key in list(value)[:8]) + (", ..." if len(value) > 8 else "")
 
 
 def _plain(network: PersistentObject) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _gather(archive: Archive, network: PersistentObject) -> None:
             raise Damaged("modules without a state, or far too many of them")
         parts = {kind: state.get(kind) or {} for kind in ("_parameters", "_buffers", "_modules")}
         if not all(isinstance(part, dict) for part in parts.values()):
-            raise Damaged(f"module {prefix or '(top)'} has no proper state")
+            raise Damaged(f"module {shown(prefix or '(top)')} has no proper state")
         # One module can be in many places: what counts is how often something is looked at.
         visited += 1 + sum(len(part) for part in parts.values())
         if visited > MOST_TENSORS:
@@ -131,7 +131,7 @@ def _gather(archive: Archive, network: PersistentObject) -> None:
             raise Damaged("a tensor's name without an end")
         left_out = state.get("_non_persistent_buffers_set") or set()
         if not isinstance(left_out, set):
-            raise Damaged(f"module {prefix or '(top)'} has no proper state")
+            raise Damaged(f"module {shown(prefix or '(top)')} has no proper state")
         kept = {name: entry for name, entry in parts["_buffers"].items() if name not in left_out}
         for name, entry in (parts["_parameters"] | kept).items():
             if isinstance(entry, Record):
