@@ -397,3 +397,26 @@ print(peak() - before)
         run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
                              cwd=Path(__file__).parent.parent)  # fmt: skip
         assert int(run.stdout) < 1.15 * nbytes
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (NVLABS, EDM),
+        (DATA / "cm_imagenet64like.safetensors", {"num_head_channels": 16, "distillation": False}),
+        (ADM, TOLD),
+    ],
+)
+def test_loading_does_not_import_torchs_compiler(path, told):
+    # It takes two seconds and a hundred megabytes, which whoever loads one file in a process would pay.
+    code = (
+        "import sys\n"
+        "from ssi_core.models import load_checkpoint\n"
+        f"load_checkpoint({str(path)!r}, **{told!r})\n"
+        "print([name for name in sys.modules if name in ('torch._dynamo', 'sympy', 'torch.onnx')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .layers import Layers, Order, attention, conditioned_norm, double, halve, openai_frequencies, silu_, sinusoidal
+from .layers import (
+    Layers,
+    Order,
+    attention,
+    conditioned_norm,
+    double,
+    embedding,
+    halve,
+    openai_frequencies,
+    silu_,
+    sinusoidal,
+)
 
 GROUPS = 32
 
@@ -189,7 +200,7 @@ class UNet(nn.Module):
             layers.Linear(config.model_channels, width), nn.SiLU(), layers.Linear(width, width)
         )
         if config.num_classes is not None:
-            self.label_emb = layers.Embedding(config.num_classes, width)
+            self.label_emb = embedding(config.num_classes, width, layers)
         skips: list[int] = []
         self.input_blocks = nn.ModuleList(self._encoder(layers, skips))
         bottom = skips[-1]

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,9 +74,10 @@ class Resampler:
     def __init__(self, direction: Literal["up", "down"], config: EDMNetConfig) -> None:
         self.direction = direction
         self.plain = config.plain_filter
-        taps = torch.tensor(config.resample_filter, dtype=torch.float32)
-        # On the meta device only the shape counts: the values come from the file.
-        self.kernel = taps.outer(taps)[None, None] / taps.sum() ** 2
+        # By NumPy: on the meta device, where only the shape counts (the values come from the file), some of torch's
+        # operations import its compiler, which takes two seconds.
+        taps = np.asarray(config.resample_filter, dtype=np.float32)
+        self.kernel = torch.tensor((np.outer(taps, taps) / taps.sum() ** 2)[None, None].tolist(), dtype=torch.float32)
 
     def attach(self, module: nn.Module) -> nn.Module:
         """Register the filter as the module's buffer, under the name it has in the files."""

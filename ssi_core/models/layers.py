@@ -131,3 +131,13 @@ def assign(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """Give a network built on the meta device its weights, without a copy; eval mode, no gradients for parameters."""
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def embedding(count: int, width: int, layers: Layers) -> nn.Embedding:
+    """An embedding whose values are still to be loaded.
+
+    torch's own draws them first, which on the meta device imports torch's compiler: two seconds. A host's draws none.
+    """
+    if layers.Embedding is nn.Embedding:
+        return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+    return layers.Embedding(count, width)
