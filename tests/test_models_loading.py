@@ -420,3 +420,17 @@ def test_loading_does_not_import_torchs_compiler(path, told):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_sets_beside_a_network_are_data_at_every_protocol(tmp_path, protocol):
+    path = tmp_path / "x.pt"
+    state = {"model": load_file(ADM), "kept": {"a", "b"}, "none": set()}
+    torch.save(state, path, pickle_protocol=protocol)
+    assert load_checkpoint(path, **TOLD).info.family == "guided-diffusion"
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", None, 3.5])
+def test_devices_that_are_none(device):
+    with pytest.raises(InputError, match=r"device .*: cannot be used here"):
+        load_checkpoint(ADM, device=device, **TOLD)

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
 from ..models import load_checkpoint
 from ..models.commands import describe
+from ..models.load import usable
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS, Preset
 from ..schedule import exponential_sigmas, karras_sigmas
@@ -174,11 +175,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 def usable_device(name: str) -> str:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r}: cannot be used ({str(error).splitlines()[0]})") from None
-    return name
+    return str(usable(name))
 
 
 def usable_dtype(name: str) -> torch.dtype:

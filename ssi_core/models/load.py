@@ -73,12 +73,12 @@ def load_checkpoint(
             network; the message says what and what to do.
         Cancelled: `progress` returned False.
     """
-    path = Path(path)
-    if dtype == torch.float16 and torch.device(device).type == "cpu":
+    path, device = Path(path), usable(device)
+    if dtype == torch.float16 and device.type == "cpu":
         warnings.warn("float16 on a CPU is over a hundred times slower than float32", stacklevel=2)
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype {dtype}: one of float32, float16 and bfloat16 is wanted")
-    layers = layers or _fastest(torch.device(device), dtype or torch.float32)
+    layers = layers or _fastest(device, dtype or torch.float32)
     with examined(path, name=name, overrides=overrides, layers=layers) as seen:
         archive, found, network, meaning = seen.archive, seen.found, seen.network, seen.meaning
         family, undecided = found.family, tuple(question.choices for question in found.questions)
@@ -188,6 +188,21 @@ def skeleton(found: Recognised, layers: Layers = nn) -> nn.Module:
             return found.family.network(facts, layers)
     except (RuntimeError, TypeError, ArithmeticError) as error:  # sizes that torch cannot even count
         raise InputError(f"a network of these sizes cannot be built ({str(error).splitlines()[0]})") from error
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """A device on which tensors can be made.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device {device!r}: cannot be used here ({reason}); 'cpu' always can") from None
+    return found
 
 
 def _fastest(device: torch.device, dtype: torch.dtype) -> Layers:

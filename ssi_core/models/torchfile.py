@@ -217,6 +217,14 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         check_keys([key for key, _ in pairs])
         return dict(pairs)
 
+    def group(items: Any = ()) -> set[Any]:
+        """A set as protocols 2 and 3 write it."""
+        if not isinstance(items, list | tuple):
+            raise Damaged("a set of what is no list")
+        budget.spend(PRICE_OF_A_PAIR * len(items))
+        check_keys(items)
+        return set(items)
+
     def tensor(
         storage: Any, first: Any, shape: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
     ) -> Record:
@@ -304,6 +312,8 @@ def constructors(archive: Archive, budget: Budget) -> Constructors:
         **{("torch", f"{name}Storage"): None for name in DTYPES},
         # Never part of a network, but training code leaves them beside it.
         ("_codecs", "encode"): encoded,
+        ("builtins", "set"): group,
+        ("__builtin__", "set"): group,
         ("argparse", "Namespace"): None,
         ("torch", "Size"): size,
         ("torch", "device"): device,
