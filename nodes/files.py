@@ -107,6 +107,7 @@ class SSINoiseLoad(io.ComfyNode):
         path = noise_file(file)
         from_shell = kind_of(path) == "inversion"
         noise, sigmas = _read_inversion(path) if from_shell else _read_noise(path)
+        noise = _whole(noise, path)
         if model is not None:
             noise = _for_model(noise, model, from_shell, file)
         info = (
@@ -119,6 +120,12 @@ class SSINoiseLoad(io.ComfyNode):
         if sigmas is None:
             sigmas = blocked("sigmas: this file holds none; use SSI Sigmas or a scheduler")
         return io.NodeOutput(noise, sigmas, noise.empty_latent(), info)
+
+
+def _whole(noise: InvertedNoise, path: Any) -> InvertedNoise:
+    if not bool(noise.unit.isfinite().all()):
+        raise InputError(f"artefact {path}: its noise holds NaN or Inf; the file is damaged, make it again")
+    return noise
 
 
 def _for_model(noise: InvertedNoise, model: Any, from_shell: bool, file: str) -> InvertedNoise:

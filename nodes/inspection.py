@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,8 @@ class SSIReconstructionMetrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, original: Tensor, reconstruction: Tensor, noise: Any = None, gain: float = 4.0) -> io.NodeOutput:
+        if not math.isfinite(gain):
+            raise InputError(f"gain {gain}: must be a number; 4 shows small differences")
         if original.shape[1:] != reconstruction.shape[1:]:
             raise InputError(
                 f"images: original {shape(original)} and reconstruction {shape(reconstruction)} (batch, height, width, "

@@ -156,7 +156,8 @@ class SSIInverseSampler(SolverChecked):
             latent_in=model.get_model_object("latent_format").process_in,
             indices=tuple(latent.get("batch_index") or range(len(found.noise))),
         )
-        report = _report(process, found, cfg, "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps")
+        how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
+        report = _report(process, found, cfg, how, latent.get("noise_mask") is not None)
         on_node(report)
         states: Any = blocked("states: turn keep_states on to get them")
         if found.states is not None:
@@ -265,7 +266,7 @@ def _levels(
     return way_back(process, given, sigma, grid), sigma
 
 
-def _report(process: HostProcess, found: Inversion, cfg: float, how: str) -> str:
+def _report(process: HostProcess, found: Inversion, cfg: float, how: str, masked: bool) -> str:
     top = float(found.sigmas[0])
     spread = ", ".join(f"{float(one.std()):.3f}" for one in found.noise.float()[:8])
     more = ", ..." if len(found.noise) > 8 else ""
@@ -274,6 +275,8 @@ def _report(process: HostProcess, found: Inversion, cfg: float, how: str) -> str
         f"skip: {process.describe(found.skip)}",
         f"noise {shape(found.noise)}: standard deviation {spread}{more} (1 is wanted; see Gaussianity Inspector)",
     ]
+    if masked:
+        lines.append("masked: sample with the latent that was inverted as latent_image, not with this node's latent")
     if found.residual is not None:
         lines.append(f"largest relative residual of a step: {float(found.residual.max()):.2g}")
     return "\n".join(lines)

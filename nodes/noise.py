@@ -48,6 +48,7 @@ class InvertedNoise:
                 f"noise: is of shape {shape(noise)}, the latent of {shape(latent)}; connect the LATENT output that "
                 f"came with the noise, or an empty latent of its size"
             )
+        self._check_masked(input_latent)
         if self.start.latent_gain == 0 or not bool(latent.any()):
             return noise.clone()
         if self.latent_in is None:
@@ -57,6 +58,17 @@ class InvertedNoise:
             )
         added = self.start.latent_gain * self.latent_in(latent.detach().float().cpu())
         return noise - added / self.start.noise_gain
+
+    def _check_masked(self, input_latent: dict[str, Any]) -> None:
+        """Outside a mask samplers take the latent for the picture, which an end state is not."""
+        if input_latent.get("noise_mask") is None or self.latent_in is None:
+            return
+        shown, state = self.latent_in(input_latent["samples"].detach().float().cpu()), self.start.noise_gain * self.unit
+        if shown.shape == state.shape and bool((shown - state).norm() < 1e-3 * state.norm()):
+            raise InputError(
+                "latent_image: is the end state of the inversion, with a mask. Outside a mask samplers take it for the "
+                "picture: connect the latent that was inverted (VAE Encode, Set Latent Noise Mask) instead"
+            )
 
     def with_unit(self, unit: Tensor) -> InvertedNoise:
         return replace(self, unit=unit, indices=())

@@ -16,6 +16,8 @@ from .errors import InputError
 from .process import DiscreteVP
 
 Grid = Literal["keep", "spread"]
+SAME = 1e-6
+"""Levels that differ by less are one: hosts hold theirs in float32."""
 
 
 def karras_sigmas(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
@@ -144,12 +146,12 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
         raise InputError(f"grid {grid!r}: must be 'keep' or 'spread'")
     if skip == 0:
         return levels
-    if skip >= float(levels[0]):
+    if skip >= float(levels[0]) * (1 - SAME):
         raise InputError(f"skip {skip:g}: must lie below the schedule's largest sigma, {float(levels[0]):g}")
     positive = levels[:-1]
     if grid == "spread" and len(positive) > 1:
         return _ended(_pinned(_stretched(positive, skip), skip, float(levels[0])))
-    kept = positive[positive > skip * (1 + 1e-9)]
+    kept = positive[positive > skip * (1 + SAME)]
     if len(kept) > 1 and float(kept[-1] / skip) ** 4 < float(kept[-2] / kept[-1]):
         kept = kept[:-1]
     return _ended(torch.cat([kept, kept.new_tensor([skip])]))

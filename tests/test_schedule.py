@@ -157,3 +157,10 @@ def test_flow_shift_is_sd3_equation_23():
 def test_bad_schedules_are_refused_by_name(make, says):
     with pytest.raises(InputError, match=says):
         make()
+
+
+def test_a_level_that_a_host_rounded_is_the_skip_itself():
+    rounded = [float(torch.tensor(s, dtype=torch.float32)) for s in (10.0, 1.0, 0.1)]
+    assert truncate(rounded, 0.1).tolist() == pytest.approx([10, 1, 0.1, 0], rel=1e-6)
+    with pytest.raises(InputError, match="must lie below"):
+        truncate(rounded[2:], 0.1)

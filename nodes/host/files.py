@@ -9,6 +9,7 @@ import folder_paths
 from ...ssi_core.errors import InputError
 
 SUFFIX = ".ssi.safetensors"
+LONGEST_NAME = 100
 
 
 def noise_files() -> list[str]:
@@ -31,6 +32,7 @@ def noise_file(name: str) -> Path:
         InputError: there is no such file, or it lies outside the folders.
     """
     folders = _folders()
+    name = str(name)
     label, _, rest = name.partition("] ")
     tried = [folders[label[1:]] / rest] if rest and label[1:] in folders else [f / name for f in folders.values()]
     for path in tried:
@@ -46,6 +48,12 @@ def new_noise_file(prefix: str) -> tuple[Path, str]:
     Raises:
         InputError: the prefix leads out of the output folder.
     """
+    last = prefix.replace("\\", "/").rpartition("/")[2]
+    if not any(letter.isalnum() for letter in last) or len(last) > LONGEST_NAME:
+        raise InputError(
+            f"filename_prefix {prefix[:80]!r}: its last part is the file's name, which needs a letter or digit and at "
+            f"most {LONGEST_NAME} characters"
+        )
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory()

@@ -144,6 +144,8 @@ class HostProcess(Process):
         if not math.isfinite(value) or value < 0:
             raise InputError(f"skip {value:g}: must be 0 (the base method, no noise) or a positive {unit}")
         self.start(self.sigma_max)
+        if value == 0 and unit == "snr":
+            raise InputError("skip 0: as an SNR that is nothing but noise; for the base method set skip_unit to sigma")
         if value == 0:
             return 0.0
         sigma = float({"sigma": float64, "timestep": self.sigma, "snr": self.sigma_of_snr}[unit](value))

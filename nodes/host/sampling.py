@@ -4,6 +4,7 @@ progress, interruption and memory management are the host's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -176,6 +177,8 @@ def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
         if _wants_prompt(model):
             raise InputError("positive: this model reads a prompt; connect a CLIP Text Encode (it may be empty)")
         positive = [[torch.zeros(1, 1, 1), {}]]
+    if not math.isfinite(cfg):
+        raise InputError(f"cfg {cfg}: must be a number; 1 inverts best")
     guider = comfy.samplers.CFGGuider(model)
     if negative is None:
         if cfg != 1.0:

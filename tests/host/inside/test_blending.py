@@ -251,6 +251,27 @@ def test_links_that_lead_nowhere_do_no_harm():
     assert loader.validate_inputs() is True and "missing" in loader.fingerprint_inputs()
 
 
+def test_damaged_noise_is_refused(two):
+    from pathlib import Path
+
+    import folder_paths
+
+    from ssi_core.artifact import save_tensors
+
+    path = Path(folder_paths.get_input_directory()) / "bad.ssi.safetensors"
+    bad = two[1].unit.clone()
+    bad[0, 0, 0, 0] = float("inf")
+    save_tensors(path, "noise", {"noise": bad}, {"start": {"sigma": 1, "noise_gain": 1, "latent_gain": 1}, "seed": 0})
+    with pytest.raises(ValueError, match="holds NaN or Inf; the file is damaged"):
+        run("SSINoiseLoad", file="[input] bad.ssi.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["", "..", "noise/..", "x" * 300, "noise/"])
+def test_names_that_are_none(two, prefix):
+    with pytest.raises(ValueError, match="filename_prefix"):
+        run("SSINoiseSave", noise=two[1], filename_prefix=prefix)
+
+
 def test_random_noise_is_not_saved():
     (random,) = run("RandomNoise", noise_seed=7)
     with pytest.raises(ValueError, match="its seed"):

@@ -176,6 +176,23 @@ def test_outside_a_mask_the_picture_is_kept_exactly(family):
     assert (latent_in(model, end) - wanted)[..., :4].abs().max() < 1e-3 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("family", ["eps", "flow"])
+def test_an_end_state_with_a_mask_is_not_taken_for_the_picture(family):
+    model, latent = model_of(family), picture()
+    masked = latent | {"noise_mask": torch.ones(1, 8, 8) * 0.5}
+    noise, end, sigmas, report, _ = invert(model, masked, steps=10)
+    assert "masked: sample with the latent that was inverted" in report
+    with pytest.raises(ValueError, match="latent_image: is the end state"):
+        back(model, noise, sigmas, end)
+    # A mask that was put on only afterwards, too.
+    noise, end, sigmas, report, _ = invert(model, latent, steps=10)
+    assert "masked" not in report
+    with pytest.raises(ValueError, match="latent_image: is the end state"):
+        back(model, noise, sigmas, end | {"noise_mask": torch.ones(1, 8, 8) * 0.5})
+    out = back(model, noise, sigmas, latent)
+    assert (latent_in(model, out) - latent_in(model, latent)).std() < 0.15
+
+
 def test_a_mask_without_a_skip_still_has_noise_outside():
     model, latent = model_of("eps"), picture()
     mask = torch.zeros(1, 8, 8)
@@ -291,6 +308,9 @@ WRONG = {
     "zigzag sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 2.0, 5.0, 0.0])}, "rises"),
     "empty sigmas": (lambda p: {"sigmas": torch.tensor([])}, "sigmas"),
     "another model's sigmas": (lambda p: {"sigmas": torch.tensor([80.0, 10.0, 1.0, 0.0])}, "another model"),
+    "sigmas that are the skip alone": (lambda p: {"sigmas": torch.tensor([0.1]), "skip": 0.1}, "must lie below"),
+    "a NaN cfg": (lambda p: {"cfg": float("nan"), "negative": conditioning()}, "cfg nan"),
+    "no signal at all": (lambda p: {"skip": 0.0, "skip_unit": "snr"}, "nothing but noise"),
     "an unknown solver": (lambda p: {"solver": "euler_ancestral"}, "unknown"),
 }
 
