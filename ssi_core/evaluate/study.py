@@ -157,11 +157,16 @@ class RoundTrips:
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         plan = bench.plan
         trip = bench.round_trip(unit.arm, bench.read(unit.pictures), [plan.seed + p.index for p in unit.pictures])
-        found = {name: METRICS[name].of(trip).tolist() for name in plan.metrics}
         for i, picture in enumerate(unit.pictures):
             if picture.index in unit.shown:
                 _keep(bench, unit.arm, picture, trip, i)
-            yield [{"repeat": 0, "nfe": trip.nfe, **{name: values[i] for name, values in found.items()}}]
+            yield [{"repeat": 0, "nfe": trip.nfe, **measured(plan, trip, i)}]
+
+
+def measured(plan: Plan, trip: Trip, i: int) -> dict[str, Value]:
+    """Every metric of one picture, alone: sums over a batch may be taken in another order than over one."""
+    one = Trip(trip.images[i : i + 1], trip.noise[i : i + 1], trip.back[i : i + 1], trip.nfe)
+    return {name: float(METRICS[name].of(one)) for name in plan.metrics}
 
 
 def _keep(bench: Bench, arm: Arm, picture: Picture, trip: Trip, i: int, repeat: int = 0) -> None:
@@ -189,14 +194,13 @@ class Seeds:
         plan, picture, count = bench.plan, unit.pictures[0], bench.plan.options["repeats"]
         images = bench.read([picture]).expand(count, -1, -1, -1).contiguous()
         trip = bench.round_trip(unit.arm, images, [plan.seed + picture.index + REPEAT * k for k in range(count)])
-        found = {name: METRICS[name].of(trip).tolist() for name in plan.metrics}
         angles = [cosine(trip.noise, one.expand_as(trip.noise)).tolist() for one in trip.noise.split(1)]
         for k in range(count):
             _keep(bench, unit.arm, picture, trip, k, k)
         yield [
             {
                 "repeat": k, "nfe": trip.nfe, **{f"cosine_{j}": angles[k][j] for j in range(count)},
-                **{name: values[k] for name, values in found.items()},
+                **measured(plan, trip, k),
             }
             for k in range(count)
         ]  # fmt: skip
