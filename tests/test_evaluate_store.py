@@ -25,7 +25,7 @@ def test_numbers_come_back_bit_for_bit(tmp_path):
     assert text("two\nlines,\x00") == "two?lines,?"
 
 
-@pytest.mark.parametrize("cut", range(1, 13))
+@pytest.mark.parametrize("cut", range(1, 12))
 def test_a_killed_write_is_healed_wherever_it_stopped(tmp_path, cut):
     path = tmp_path / "0.csv"
     part = Appender(path, COLUMNS)
@@ -38,7 +38,7 @@ def test_a_killed_write_is_healed_wherever_it_stopped(tmp_path, cut):
     part = Appender(path, COLUMNS)
     part.append([row(1)])
     assert [r["index"] for r in read_rows(path, COLUMNS, "p")] == ["0", "1"]
-    assert [r["index"] for r in before] == (["0"] if cut < 12 else ["0", "1"])
+    assert [r["index"] for r in before] == ["0"]
 
 
 def test_a_header_cut_short_is_begun_again(tmp_path):

@@ -20,6 +20,7 @@ from ..image import contact_sheet, load_image, to_pixels
 from .presets import Preset
 from .run import Results
 from .tables import floors, mean, values
+from .trajectories import CHUNK, sampled
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#4a5568")
 MARKERS = "os^Dv*P"
@@ -224,11 +225,54 @@ def repeats(results: Results, preset: Preset) -> Figure:
     return figure
 
 
+def blends(results: Results, preset: Preset) -> Figure:
+    """Picture, blends from end to end, picture; the frames beside the pictures are their reconstructions."""
+    weights = results.plan.options["weights"]
+    pairs = list(dict.fromkeys(r["index"] for r in results.rows))
+    columns = ["picture", "0", *(f"{w:g}" for w in weights), "1", "picture"]
+    lines = [(index, arm) for index in pairs for arm in results.plan.arms]
+    figure = Figure(figsize=(1.15 * len(columns) + 0.8, 1.25 * len(lines) + 0.3), layout="constrained")
+    for row, ((index, arm), panels) in enumerate(
+        zip(lines, figure.subplots(len(lines), len(columns), squeeze=False), strict=True)
+    ):
+        names = ["a", *(f"frame{k}" for k in range(len(weights) + 2)), "b"]
+        own = [r for r in results.of(arm.name) if r["index"] == index]
+        for column, name in enumerate(names):
+            panel: Axes = panels[column]
+            panel.set_xticks([])
+            panel.set_yticks([])
+            for path in _kept(results, arm.name, f"{int(index):05d}.{name}.png"):
+                panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
+            if row == 0:
+                panel.set_title(columns[column], fontsize=8)
+            if 2 <= column < 2 + len(weights):
+                passes = own[column - 2]["gaussian"] == "1.0"
+                words = f"std {float(own[column - 2]['std']):.2f}" + ("" if passes else ", not G.")
+                panel.set_xlabel(words, fontsize=6, color=GOOD if passes else BAD, labelpad=1)
+        panels[0].set_ylabel(arm.name, fontsize=8)
+    return figure
+
+
+def plane(results: Results, preset: Preset) -> Figure:
+    """Samples and trajectories of the first chunk, computed again."""
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    for panel, arm in zip(figure.subplots(1, len(results.plan.arms)), results.plan.arms, strict=True):
+        states = sampled(arm, results.plan.seed, CHUNK)
+        for i in range(40):
+            panel.plot(states[:, i, 0], states[:, i, 1], color=NEUTRAL, lw=0.5, alpha=0.6)
+        panel.plot(states[-1, :2000, 0], states[-1, :2000, 1], ".", color=COLOURS[1], ms=4)
+        panel.set_xlim(-6, 6)
+        panel.set_ylim(-6, 6)
+        panel.set_aspect("equal")
+        panel.set_title(f"{arm.name}: 2,000 samples, 40 trajectories from sigma 80", fontsize=10)
+    return figure
+
+
 def _kept(results: Results, arm: str, pattern: str) -> list[Path]:
     return sorted((results.folder / "pictures" / arm).glob(pattern))
 
 
 PLOTS: dict[str, Callable[[Results, Preset], Figure]] = {
     "noise": noise, "tradeoff": tradeoff, "pareto": pareto, "curves": curves, "cosines": cosines, "wins": wins,
-    "sheet": sheet, "repeats": repeats,
+    "sheet": sheet, "repeats": repeats, "blends": blends, "plane": plane,
 }  # fmt: skip

@@ -12,6 +12,7 @@ from ..models.presets import PRESETS as ROWS
 from .images import DEMO
 from .metrics import available
 from .plan import Arm, Plan
+from .study import STUDIES
 
 Paper = Mapping[str, Mapping[str, float]]
 """Arm -> metric -> the figure that the paper prints."""
@@ -135,7 +136,8 @@ PRESETS: dict[str, Preset] = {
         "Figure 5: many noises of one picture", "Figure 5, section 4.1",
         "seeds give nearly orthogonal noises (cosine near 0), and all of them give the picture back",
         (Arm("SSI", 200, 0.1, "euler"),), 1, 1, study="seeds", plots=("cosines", "repeats"),
-        columns=("nfe", "mse", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"), options={"repeats": 8},
+        columns=("nfe", "cosine", "mse", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
+        options={"repeats": 8},
     ),
     "fig6": Preset(
         "Figure 6: faithfulness against realism", "Figure 6, section 4.3",
@@ -143,6 +145,21 @@ PRESETS: dict[str, Preset] = {
         _grid(("euler",), (200,), (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), name=False), 100, 3,
         plots=("tradeoff", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "psnr", "ssim", "brisque", "std", "chan", "ks", "edge", "gaussian"),
+    ),
+    "fig12": Preset(
+        "Figure 12: interpolations", "Figure 12, section 5.2",
+        "blends of base noises look unreal; blends of SSI's are pictures like those that the model makes",
+        (Arm("base", 200, 0.0, "euler"), Arm("SSI", 200, 0.1, "euler", against="base")), 8, 4,
+        study="interpolations", plots=("blends",), options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9]},
+        columns=("nfe", "norm", "std", "chan", "hori", "vert", "ks", "gaussian"),
+    ),
+    "fig13": Preset(
+        "Figure 13: sampling with exact scores", "Figure 13, Appendix A.4",
+        "samples end on the manifold: on eight points of equal weight, or on the x axis as a unit Gaussian",
+        (Arm("eight points", 200, solver="heun", target="eight-points"),
+         Arm("Gaussian on x axis", 200, solver="heun", target="gaussian-axis")), 0, 0,
+        study="samples", plots=("plane",), options={"samples": 200_000},
+        columns=("distance", "distance_max", "std_x", "std_y", "rarest", "commonest"),
     ),
     "fig14": Preset(
         "Figure 14: projection distance along sampling trajectories", "Figure 14, Appendix A.4",
@@ -200,7 +217,7 @@ def plan_of(
     limit, batch = own if limit is None else limit, preset.batch if batch is None else batch
     if limit < 0 or seed < 0 or batch < 1:
         raise InputError(f"limit {limit} and seed {seed} must be 0 or more, batch {batch} at least 1")
-    metrics, missing = available(side) if preset.study != "curves" else ((), {})
+    metrics, missing = available(side) if STUDIES[preset.study].needs_pictures else ((), {})
     wanted = set(preset.columns)
     return Plan(
         preset=name, study=preset.study, model=model, signature=str(denoise.signature), images=images, limit=limit,

@@ -15,10 +15,18 @@ from .run import Results
 from .store import Row
 
 _FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse": ".5f", "brisque": ".1f",
-            "chan": ".4f", "std": ".3f", "chi_z": ".1f"}  # fmt: skip
+            "chan": ".4f", "std": ".3f", "chi_z": ".1f", "distance": ".2e", "distance_max": ".2e"}  # fmt: skip
 _ABOUT = {
     "nfe": "evaluations of the network, there and back",
     "wins": "share of pictures on which the error is smaller than that of the base method in the same setting",
+    "cosine": "mean cosine of a noise with those of the same picture under other seeds",
+    "norm": "norm of the noise over sqrt(d); 1 for Gaussian noise",
+    "distance": "mean distance of the samples to the manifold",
+    "distance_max": "largest distance of any sample to the manifold",
+    "std_x": "standard deviation along x, mean over chunks of samples",
+    "std_y": "standard deviation along y",
+    "rarest": "smallest share of samples that any of the eight points gets in a chunk, mean over chunks",
+    "commonest": "largest such share",
     "sigma": "noise level",
     "curve": "mean |E[x0|x] - x| / (sigma sqrt(d)) over the trajectories",
 }
@@ -55,13 +63,15 @@ def wins(results: Results, arm: str, against: str, set_: str) -> float:
 def floors(shape: tuple[int, int, int]) -> dict[str, float]:
     """What true Gaussian noise of a shape reaches, by figure."""
     floor = gaussianity(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))).floor
-    return {name: float(getattr(floor, name)) for name in FIGURES} | {"gaussian": 1.0}
+    return {name: float(getattr(floor, name)) for name in FIGURES} | {"gaussian": 1.0, "cosine": 0.0, "norm": 1.0}
 
 
 def tables(results: Results, preset: Preset) -> list[Table]:
     """The summary, one table for each set of pictures."""
     if preset.study == "curves":
         return [_curves(results, preset)]
+    if preset.study == "samples":
+        return [_samples(results, preset)]
     return [_means(results, preset, name) for name in results.sets]
 
 
@@ -99,7 +109,7 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
                      f"this is {plan.model}, with pictures of {plan.shape[2]}x{plan.shape[1]}: compare each with the "
                      f"Gaussian row of its own, not with each other.")  # fmt: skip
-    return Table(f"{preset.title}: {set_}", ["arm", "pictures", *preset.columns], rows, notes)
+    return Table(f"{preset.title}: {set_}", ["arm", "n", *preset.columns], rows, notes)
 
 
 def _curves(results: Results, preset: Preset) -> Table:
@@ -111,6 +121,21 @@ def _curves(results: Results, preset: Preset) -> Table:
     return Table(preset.title, ["|E[x0|x] - x| / (sigma sqrt d) at sigma", *(f"{level:g}" for level in LEVELS)], rows, [
         "Means over trajectories, at the levels of each schedule that are nearest to those named.",
     ])  # fmt: skip
+
+
+def _samples(results: Results, preset: Preset) -> Table:
+    rows = []
+    for arm in results.plan.arms:
+        own = results.of(arm.name)
+        cells = {name: mean(own, name) for name in preset.columns}
+        cells["distance_max"] = max(values(own, "distance_max"))
+        count = int(sum(values(own, "samples")))
+        rows.append([arm.name, f"{count:,}", *(cell(name, value) for name, value in cells.items())])
+    rows.append(
+        ["the data: eight points", "", "0", "0", f"{math.sqrt(2):.3f}", f"{math.sqrt(2):.3f}", "0.125", "0.125"]
+    )
+    rows.append(["the data: Gaussian on x axis", "", "0", "0", "1.000", "0.000", "", ""])
+    return Table(preset.title, ["distribution", "samples", *preset.columns], rows, [])
 
 
 def markdown(table: Table) -> str:
