@@ -48,6 +48,7 @@ def processes(pictures, out, count, fatal=0, mortal=0):
         environment = {
             **os.environ, "RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         command = [sys.executable, str(WORKER), str(pictures), str(out), str(fatal), str(mortal)]
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Plan:
     """The study's own, by name; JSON-serialisable."""
     format: int = FORMAT
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """12 hexadecimal digits that every row of its results carries."""
         return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:12]
