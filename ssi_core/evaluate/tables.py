@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ _FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse"
             "chan": ".4f", "std": ".3f", "chi_z": ".1f", "distance": ".2e", "distance_max": ".2e"}  # fmt: skip
 _ABOUT = {
     "nfe": "evaluations of the network, there and back",
+    "mse_median": "median of the same: a few pictures that fail badly move the mean, not it",
     "wins": "share of pictures on which the error is smaller than that of the base method in the same setting",
     "cosine": "mean cosine of a noise with those of the same picture under other seeds",
     "norm": "norm of the noise over sqrt(d); 1 for Gaussian noise",
@@ -96,6 +98,9 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
                 cells.append("weights missing" if "weights" in plan.missing[name] else "not computed")
             elif name == "wins":
                 cells.append(cell(name, wins(results, arm.name, arm.against, set_)))
+            elif name == "mse_median":
+                found = values(own, "mse")
+                cells.append(cell("mse", statistics.median(found) if found else math.nan))
             else:
                 cells.append(cell(name, mean(own, name)))
         rows.append([arm.name, str(len(own)) + (f" ({lost} failed)" if lost else ""), *cells])
