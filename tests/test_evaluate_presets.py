@@ -29,7 +29,7 @@ def short(name, pictures, **options):
     """A preset's plan on the toy, with few steps."""
     plan = plan_of(name, model="toy", denoise=Toy(), images=str(pictures), limit=4)
     arms = tuple(replace(a, steps=min(a.steps, 5), kappa=(1, 1000, 150) if a.kappa else None) for a in plan.arms)
-    fewer = {"samples": 50, "repeats": 3}
+    fewer = {"samples": 50, "exact": 50, "repeats": 3}
     return replace(
         plan, arms=arms, options={**{k: min(v, fewer.get(k, v)) for k, v in plan.options.items() if k != "weights"},
                                   **{k: v for k, v in plan.options.items() if k == "weights"}, **options},
@@ -104,7 +104,7 @@ def test_the_curve_of_a_gaussian_on_a_line_is_exact(tmp_path, pictures):
     plan = replace(
         short("fig14", pictures),
         arms=(Arm("axis", 40, solver="heun", target="gaussian-axis"),),
-        options={"samples": 64},
+        options={"exact": 64},
     )
     found = evaluate(plan, Toy(), tmp_path)
     distances = [float(r["distance"]) for r in found.rows]

@@ -35,8 +35,8 @@ class Preset:
     model: str = ""
     """The published checkpoint that the paper's figures are of; "" where any will do."""
     study: str = "round-trips"
-    columns: tuple[str, ...] = ("nfe", "mse", "mse_median", "psnr", "ssim", "lpips", "std", "chan", "hori", "vert", "ks", "edge",
-                                "gaussian")  # fmt: skip
+    columns: tuple[str, ...] = ("nfe", "mse", "mse_median", "psnr", "ssim", "lpips", "std", "chan", "hori", "vert", "ks",
+                                "edge", "gaussian")  # fmt: skip
     """Metrics of the summary, in order; never an error without figures of the noise."""
     plots: tuple[str, ...] = ()
     """By name (`plots.PLOTS`)."""
@@ -130,7 +130,7 @@ PRESETS: dict[str, Preset] = {
         "Figure 4: the singularity along sampling trajectories", "Figure 4, section 4.1",
         "exact scores: a constant as sigma falls; a network: the same until it no longer follows, then a fall",
         (Arm("eight points, exact", 200, solver="heun", target="eight-points"), Arm("model", 64)), 0, 0,
-        study="curves", columns=("sigma", "curve"), plots=("curves",), options={"samples": 32},
+        study="curves", columns=("sigma", "curve"), plots=("curves",), options={"samples": 32, "exact": 2000},
     ),
     "fig5": Preset(
         "Figure 5: many noises of one picture", "Figure 5, section 4.1",
@@ -166,13 +166,14 @@ PRESETS: dict[str, Preset] = {
         "|E[x0|x] - x| / sigma goes to a constant as sigma falls (Theorem 5)",
         (Arm("eight points, exact", 200, solver="heun", target="eight-points"),
          Arm("Gaussian on x axis, exact", 200, solver="heun", target="gaussian-axis"), Arm("model", 64)), 0, 0,
-        study="curves", columns=("sigma", "curve"), plots=("curves",), options={"samples": 32},
+        study="curves", columns=("sigma", "curve"), plots=("curves",), options={"samples": 32, "exact": 2000},
     ),
     "nfe": Preset(
         "Quality against evaluations", "ours", "which solver and skip give the best picture for the evaluations spent, "
         "among those whose noise is Gaussian",
         _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 6,
-        plots=("pareto",), columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
+        plots=("pareto",),
+        columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "regimes": Preset(
         "Where each method reconstructs better", "ours", "few steps, half precision and pictures from outside the "

@@ -145,5 +145,8 @@ def _samples(results: Results, preset: Preset) -> Table:
 
 def markdown(table: Table) -> str:
     """As a Markdown table with its notes."""
-    lines = ["| " + " | ".join(row) + " |" for row in [table.columns, ["---"] * len(table.columns), *table.rows]]
+    lines = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        for row in [table.columns, ["---"] * len(table.columns), *table.rows]
+    ]
     return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {note}" for note in table.notes), ""])

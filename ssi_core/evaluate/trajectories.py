@@ -47,7 +47,8 @@ class First:
 class Curves:
     """|E[x0|x] - x| / sigma along sampling trajectories, in units of sqrt(d) (Figures 4 and 14). No pictures: samples.
 
-    A row is one level of one arm: mean and standard deviation over `options["samples"]` trajectories; and, where the
+    A row is one level of one arm: mean and standard deviation over `options["samples"]` trajectories (of a
+    distribution with a known score: `options["exact"]`); and, where the
     manifold is known, the mean distance to it over sigma.
     """
 
@@ -61,9 +62,9 @@ class Curves:
             yield Unit(arm, (), tuple((arm.name, "0", str(k)) for k in range(arm.steps)))
 
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
-        arm, count = unit.arm, int(bench.plan.options["samples"])
+        arm, known = unit.arm, TARGETS.get(unit.arm.target)
+        count = int(bench.plan.options["exact" if known else "samples"])
         seeds = range(bench.plan.seed + CURVE_SEED, bench.plan.seed + CURVE_SEED + count)
-        known = TARGETS.get(arm.target)
         if known is not None:
             low, high = known.sigma_min, known.sigma_max
             process: Process = VE()
