@@ -35,8 +35,8 @@ class Preset:
     model: str = ""
     """The published checkpoint that the paper's figures are of; "" where any will do."""
     study: str = "round-trips"
-    columns: tuple[str, ...] = ("nfe", "mse", "mse_median", "psnr", "ssim", "lpips", "std", "chan", "hori", "vert", "ks",
-                                "edge", "gaussian")  # fmt: skip
+    columns: tuple[str, ...] = ("nfe", "mse", "mse_median", "psnr", "ssim", "lpips", "std", "chan", "hori", "vert",
+                                "ks", "edge", "gaussian")  # fmt: skip
     """Metrics of the summary, in order; never an error without figures of the noise."""
     plots: tuple[str, ...] = ()
     """By name (`plots.PLOTS`)."""

@@ -48,8 +48,8 @@ class Curves:
     """|E[x0|x] - x| / sigma along sampling trajectories, in units of sqrt(d) (Figures 4 and 14). No pictures: samples.
 
     A row is one level of one arm: mean and standard deviation over `options["samples"]` trajectories (of a
-    distribution with a known score: `options["exact"]`); and, where the
-    manifold is known, the mean distance to it over sigma.
+    distribution with a known score: `options["exact"]`); and, where the manifold is known, the mean distance to it
+    over sigma.
     """
 
     needs_pictures = False
