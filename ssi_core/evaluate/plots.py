@@ -6,6 +6,7 @@ Needs matplotlib: imported where a report is made, never where the package is. A
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..image import contact_sheet, load_image, to_pixels
 from .plan import Arm
 from .presets import Preset
 from .run import Results
-from .tables import floors, mean, values
+from .tables import floors, mean, ratios, values
 from .trajectories import CHUNK, sampled
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#4a5568")
@@ -162,14 +163,14 @@ def cosines(results: Results, preset: Preset) -> Figure:
 
 
 def wins(results: Results, preset: Preset) -> Figure:
-    """How many times larger the base method's error is, setting by setting; right of 1 SSI reconstructs better."""
+    """How many times larger the base method's error is on the median picture; right of 1 SSI reconstructs better."""
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     panel = figure.subplots()
     pairs = [arm for arm in results.plan.arms if arm.against]
     for s, set_ in enumerate(results.sets):
         for i, arm in enumerate(pairs):
+            ratio = statistics.median(ratios(results, arm.name, arm.against, set_) or [1.0])
             base = results.of(arm.against, set_)
-            ratio = mean(base, "mse") / mean(results.of(arm.name, set_), "mse")
             at = i + 0.34 * (s - (len(results.sets) - 1) / 2)
             panel.barh(at, ratio - 1, height=0.3, left=1, color=COLOURS[s], label=set_ if i == 0 else None)
             words = f" {ratio:.2f}, base's std {mean(base, 'std'):.2f} "
@@ -180,7 +181,9 @@ def wins(results: Results, preset: Preset) -> Figure:
     panel.set_yticks(range(len(pairs)), [arm.name for arm in pairs], fontsize=8)
     panel.invert_yaxis()
     panel.legend(fontsize=8)
-    panel.set_xlabel("MSE of the base method / MSE of SSI; right of 1 SSI gives the better picture")
+    panel.set_xlabel(
+        "MSE of the base method / MSE of SSI, median over pictures; right of 1 SSI gives the better picture"
+    )
     return figure
 
 

@@ -24,7 +24,7 @@ class Preset:
 
     title: str
     source: str
-    """Where it stands in the paper; "ours" where it does not."""
+    """Where it stands in the paper; "" where it does not."""
     shows: str
     """What to look for."""
     arms: tuple[Arm, ...]
@@ -169,14 +169,14 @@ PRESETS: dict[str, Preset] = {
         study="curves", columns=("sigma", "curve"), plots=("curves",), options={"samples": 32, "exact": 2000},
     ),
     "nfe": Preset(
-        "Quality against evaluations", "ours", "which solver and skip give the best picture for the evaluations spent, "
+        "Quality against evaluations", "", "which solver and skip give the best picture for the evaluations spent, "
         "among those whose noise is Gaussian",
         _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 6,
         plots=("pareto",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "regimes": Preset(
-        "Where each method reconstructs better", "ours", "few steps, half precision and pictures from outside the "
+        "Where each method reconstructs better", "", "few steps, half precision and pictures from outside the "
         "training set, against many steps and pictures like those it was trained on",
         _regimes(), 100, 8, plots=("wins",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),

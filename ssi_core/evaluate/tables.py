@@ -55,11 +55,17 @@ def mean(rows: Sequence[Row], name: str) -> float:
     return math.fsum(found) / len(found) if found else math.nan
 
 
-def wins(results: Results, arm: str, against: str, set_: str) -> float:
-    """On what share of a set's pictures `arm` has the smaller error; NaN where nothing can be compared."""
+def ratios(results: Results, arm: str, against: str, set_: str) -> list[float]:
+    """For each picture of a set that both arms have: the error of `against` over that of `arm`."""
     theirs = {row["index"]: float(row["mse"]) for row in results.of(against, set_)}
     pairs = [(float(r["mse"]), theirs[r["index"]]) for r in results.of(arm, set_) if r["index"] in theirs]
-    return sum(ours < other for ours, other in pairs) / len(pairs) if pairs else math.nan
+    return [other / ours if ours > 0 else math.inf for ours, other in pairs]
+
+
+def wins(results: Results, arm: str, against: str, set_: str) -> float:
+    """On what share of a set's pictures `arm` has the smaller error; NaN where nothing can be compared."""
+    found = ratios(results, arm, against, set_)
+    return sum(ratio > 1 for ratio in found) / len(found) if found else math.nan
 
 
 def floors(shape: tuple[int, int, int]) -> dict[str, float]:
