@@ -41,6 +41,14 @@ def test_a_killed_write_is_healed_wherever_it_stopped(tmp_path, cut):
     assert [r["index"] for r in before] == ["0"]
 
 
+def test_a_long_half_line_leaves_nothing_behind_a_short_whole_one(tmp_path):
+    path = tmp_path / "0.csv"
+    Appender(path, COLUMNS).append([row(0)])
+    path.write_bytes(path.read_bytes() + b"p,a," + b"9" * 500)
+    Appender(path, COLUMNS).append([row(1)])
+    assert path.read_bytes().splitlines()[1:] == [b"p,a,0,0,0.5", b"p,a,1,0,0.5"]
+
+
 def test_a_header_cut_short_is_begun_again(tmp_path):
     (tmp_path / "0.csv").write_text("plan,ar")
     Appender(tmp_path / "0.csv", COLUMNS).append([row(0)])

@@ -67,6 +67,7 @@ def _row(*figures: float) -> dict[str, float]:
     return dict(zip(("chan", "hori", "vert", "mse", "lpips", "ssim"), figures, strict=False))
 
 
+_KAPPA_39 = ROWS["bedroom-ddim-ssi"].skip()
 _FLOOR = _row(0.003, 0.050, 0.050)
 _TABLE2 = {
     (40, 0.0): (0.028, 0.404, 0.626), (40, 0.01): (0.026, 0.366, 0.693), (40, 0.1): (0.024, 0.307, 0.741),
@@ -174,6 +175,16 @@ PRESETS: dict[str, Preset] = {
         _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 6,
         plots=("pareto",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
+    ),
+    "ddim": Preset(
+        "The inversions that are called DDIM", "",
+        "how much of Table 1's DDIM rows is the convention and how much is the skip",
+        tuple(
+            Arm(f"{solver} {f'skip {skip:.3g}' if skip else 'base'}", 500, skip, solver, (1, 1000, 2),
+                against="ddim-current base" if solver != "ddim-current" else "")
+            for solver, skip in (("ddim-current", 0.0), ("ddim-target", 0.0), ("euler", 0.0), ("euler", _KAPPA_39))
+        ), 100, 4, plots=("wins", "sheet"), options={"show": 2},
+        columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "regimes": Preset(
         "Where each method reconstructs better", "", "few steps, half precision and pictures from outside the "
