@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from evaluations import ARMS, SIZE, Toy, folder, plan
 
 from ssi_core import DenoiserError, InputError, invert, karras_sigmas, load_image, mse, reconstruct
-from ssi_core.evaluate import Plan, evaluate, load_results, plan_of
+from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.store import PARTS, RESULTS
@@ -189,31 +190,22 @@ def test_ddim_levels_outside_the_model_are_left_out_and_said():
         arm.sigmas(0.002, 0.5)
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
-    """Pictures are read when they are needed: at no time are more open than a batch."""
-    root, toy = folder(tmp_path / "many", count=40), Toy()
-    alive = []
-    from ssi_core.evaluate import study
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, monkeypatch):
+    """Pictures are read when they are needed: at no time are more alive than a batch."""
+    root = folder(tmp_path / "many", count=40)
+    seen, most, read = [], 0, bench.read_picture
 
-    read = study.read_picture
+    def watched(*arguments):
+        nonlocal most
+        pixels = read(*arguments)
+        seen.append(weakref.ref(pixels))
+        most = max(most, sum(one() is not None for one in seen))
+        return pixels
 
-    def counted(*arguments):
-        alive.append(1)
-        return read(*arguments)
-
-    study.read_picture = counted
-    try:
-        original = Toy.__call__
-
-        def call(self, x, sigma):
-            assert len(x) <= 2
-            return original(self, x, sigma)
-
-        toy.__class__ = type("Watched", (Toy,), {"__call__": call})
-        evaluate(plan(root, toy), toy, tmp_path / "out")
-    finally:
-        study.read_picture = read
-    assert len(alive) == 40 * len(ARMS)
+    monkeypatch.setattr(bench, "read_picture", watched)
+    evaluate(plan(root, Toy()), Toy(), tmp_path / "out")
+    assert len(seen) == 40 * len(ARMS)
+    assert most == 2
 
 
 def test_a_killed_report_leaves_whole_files_and_is_made_again(pictures, tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ PRESETS: dict[str, Preset] = {
             Arm(f"{solver} {f'skip {skip:.3g}' if skip else 'base'}", 500, skip, solver, (1, 1000, 2),
                 against="ddim-current base" if solver != "ddim-current" else "")
             for solver, skip in (("ddim-current", 0.0), ("ddim-target", 0.0), ("euler", 0.0), ("euler", _KAPPA_39))
-        ), 100, 4, plots=("wins", "sheet"), options={"show": 2},
+        ), 100, 2, plots=("wins", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "regimes": Preset(
