@@ -12,7 +12,7 @@ FLOORS = [
     ["process", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
     ["schedule", "denoiser", "panel"],
     ["inversion", "models"],
-    ["demo", "queue"],
+    ["demo", "evaluate", "queue"],
     ["cli"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

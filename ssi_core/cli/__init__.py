@@ -18,6 +18,7 @@ from ..errors import Cancelled, DenoiserError, InputError
 from ..models.family import Undecided
 from ..version import __version__
 from .checkpoints import convert_command, describe_command, models_command
+from .evaluate import evaluate_command
 from .options import settings
 from .pictures import interpolate_command, invert_command, reconstruct_command
 from .show import demo_command, inspect_command
@@ -37,6 +38,7 @@ for name, command, example in (
     ("interpolate", interpolate_command, "ssi interpolate a.jpg b.jpg --frames 24 --out morphs"),
     ("inspect", inspect_command, "ssi inspect out/photo.ssi.safetensors --image photo.jpg"),
     ("demo", demo_command, "ssi demo --out out/demo"),
+    ("evaluate", evaluate_command, "ssi evaluate table2 --model demo --out out/table2"),
     ("models", models_command, "ssi models ~/ComfyUI/models"),
     ("describe", describe_command, "ssi describe lsun_bedroom.pt"),
     ("convert", convert_command, "ssi convert lsun_bedroom.pt lsun_bedroom.safetensors --dtype float16"),

@@ -1,0 +1,126 @@
+"""What `ssi evaluate` costs: images a second, what it adds to the network, and whether memory stays flat.
+
+`python benchmarks/evaluate.py` measures, on the demo model,
+
+1. at each batch: images a second of a whole evaluation (pictures read, inverted, sampled, measured, rows and pictures
+   written), and its wall time over that of its evaluations of the network alone. Evaluations and bare forwards
+   alternate in one process, so that a loaded machine slows both alike; the median over all pairs counts.
+2. memory over many pictures, with a model that costs nothing: the process's largest resident size after a tenth of the
+   pictures and after all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssi_core import demo_denoiser, save_image
+from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.evaluate import Arm, evaluate, plan_of
+
+SIZE = 64
+"""Of the pictures on disk; reading them includes fitting them to the model."""
+LEAST = 32
+"""Pictures in an evaluation, so that what is done once does not count as if it were done for each."""
+
+
+class Counted:
+    """The demo model, with a count of its evaluations."""
+
+    def __init__(self) -> None:
+        self.model = demo_denoiser()
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.model, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls += 1
+        return self.model(x, sigma)
+
+
+class Free:
+    """A model that costs nothing: D of x0 ~ N(0, 1/4)."""
+
+    image_size, channels, sigma_min, sigma_max = 32, 3, 0.002, 80.0
+    signature, device = "free", torch.device("cpu")
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x * (0.25 / (0.25 + sigma.reshape(-1, 1, 1, 1) ** 2))
+
+
+def throughput(batch: int, steps: int, repeats: int, root: Path) -> tuple[float, float, float, float]:
+    """(images a second, ratio: median, least, most)."""
+    pictures = root / f"pictures-{batch}"
+    pictures.mkdir()
+    count = max(batch, LEAST)
+    for i, scene in enumerate(draw_scenes(range(HELD_OUT, HELD_OUT + count), SIZE).split(1)):
+        save_image(scene, pictures / f"{i}.png")
+    speeds, ratios = [], []
+    for repeat in range(repeats + 1):
+        counted = Counted()
+        plan = plan_of("regimes", model="demo", denoise=counted, images=str(pictures), batch=batch)
+        plan = replace(plan, arms=(Arm("SSI", steps),))
+        began = time.perf_counter()
+        evaluate(plan, counted, root / f"out-{batch}-{repeat}")
+        whole = time.perf_counter() - began
+        x, sigma = draw_scenes(range(HELD_OUT, HELD_OUT + batch), 32), torch.ones(batch)
+        began = time.perf_counter()
+        for _ in range(counted.calls):
+            counted.model(x, sigma)
+        bare = time.perf_counter() - began
+        if repeat:  # the first warms up
+            speeds.append(count / whole)
+            ratios.append(whole / bare)
+    return statistics.median(speeds), statistics.median(ratios), min(ratios), max(ratios)
+
+
+def memory(count: int, root: Path) -> tuple[float, float]:
+    """Largest resident size, MiB, after a tenth of `count` pictures and after all."""
+    pictures = root / "many"
+    pictures.mkdir()
+    sizes = []
+    for first, until in ((0, count // 10), (count // 10, count)):
+        for i in range(first, until):
+            pixels = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(pictures / f"{i}.png")
+        plan = plan_of("regimes", model="free", denoise=Free(), images=str(pictures), limit=0)
+        evaluate(replace(plan, arms=(Arm("SSI", 4),)), Free(), root / f"many-{until}")
+        sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return sizes[0], sizes[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    o = parser.parse_args()
+    torch.set_num_threads(o.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        if o.pictures:
+            before, after = memory(o.pictures, root)
+            print(f"memory: {before:.0f} MiB after {o.pictures // 10} pictures, {after:.0f} after {o.pictures}")
+        print(f"SSI, N={o.steps}, {o.threads} thread(s), torch {torch.__version__}; wall / (NFE x bare) wanted <= 1.05")
+        for batch in o.batches:
+            speed, ratio, low, high = throughput(batch, o.steps, o.repeats, root)
+            print(
+                f"batch {batch:2d}  {speed:6.2f} images/s  wall / (NFE x bare) = {ratio:.3f}  ({low:.3f}..{high:.3f})"
+            )
+
+
+if __name__ == "__main__":
+    main()

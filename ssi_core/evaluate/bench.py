@@ -1,0 +1,158 @@
+"""What every kind of experiment works with: a unit of work, the bench it is done on, and what a kind must offer.
+
+A unit is always computed whole and in the same composition, so that its rows are the same bits whichever process
+computes it, and however often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..image import save_image
+from ..inversion import Callback, Inversion, Progress, invert, reconstruct
+from ..process import VE, Process
+from .images import Picture, read_picture
+from .metrics import METRICS, Trip
+from .plan import Arm, Plan
+from .store import Value
+
+Rows = list[dict[str, Value]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is computed at once: some pictures (or samples) of one arm."""
+
+    arm: Arm
+    pictures: tuple[Picture, ...]
+    keys: tuple[tuple[str, str, str], ...]
+    """The rows it gives."""
+    shown: frozenset[int] = frozenset()
+    """Indices of the pictures whose results are kept as pictures."""
+
+
+@dataclass
+class Bench:
+    """A model, a plan, and where pictures of results go."""
+
+    denoise: Any
+    plan: Plan
+    folder: Path
+    progress: Callback | None = None
+    nfe: int = 0
+    """Evaluations spent in this process, each over a whole batch."""
+    _schedules: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def process(self) -> Process:
+        found: Process = getattr(self.denoise, "process", VE())
+        return found
+
+    def sigmas(self, arm: Arm) -> Tensor:
+        if arm.name not in self._schedules:
+            self._schedules[arm.name] = arm.sigmas(self.denoise.sigma_min, self.denoise.sigma_max)[0]
+        return self._schedules[arm.name]
+
+    def read(self, pictures: Sequence[Picture]) -> Tensor:
+        size = int(self.denoise.image_size)
+        images = [read_picture(self.plan.images, picture, size) for picture in pictures]
+        return torch.cat(images).to(self.denoise.device)
+
+    def model(self, arm: Arm) -> Any:
+        """The denoiser in the arm's precision."""
+        return self.denoise if arm.precision == "float32" else Lower(self.denoise, getattr(torch, arm.precision))
+
+    def up(self, arm: Arm, images: Tensor, seeds: Sequence[int]) -> Inversion:
+        """Pictures to noise.
+
+        Raises:
+            DenoiserError, InputError: as `invert`.
+        """
+        found = invert(
+            self.model(arm), images, self.sigmas(arm), skip=arm.skip, solver=arm.solver, seed=list(seeds),
+            process=self.process, progress=self.progress,
+        )  # fmt: skip
+        self.nfe += found.nfe
+        return found
+
+    def down(self, arm: Arm, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, int]:
+        """Noise to pictures, on the grid of an inversion; and the evaluations that it took.
+
+        Raises:
+            DenoiserError, InputError: as `reconstruct`.
+        """
+        nfe = 0
+
+        def watch(now: Progress) -> bool | None:
+            nonlocal nfe
+            nfe = now.nfe
+            return self.progress(now) if self.progress else None
+
+        back = reconstruct(self.model(arm), noise, sigmas, solver=arm.solver, process=self.process, progress=watch)
+        self.nfe += nfe
+        return back, nfe
+
+    def round_trip(self, arm: Arm, images: Tensor, seeds: Sequence[int]) -> Trip:
+        """There and back; raises as `up` and `down`."""
+        found = self.up(arm, images, seeds)
+        back, nfe = self.down(arm, found.noise, found.sigmas)
+        return Trip(images.cpu(), found.noise.cpu(), back.cpu(), found.nfe + nfe)
+
+    def keep(self, arm: Arm, name: str, picture: Tensor) -> None:
+        """Save a picture [1, C, H, W] in [-1, 1] of a result, for sheets."""
+        folder = self.folder / "pictures" / arm.name
+        folder.mkdir(parents=True, exist_ok=True)
+        save_image(picture, folder / f"{name}.png")
+
+
+class Lower:
+    """A denoiser whose network runs in half precision, by autocast."""
+
+    def __init__(self, denoise: Any, dtype: torch.dtype) -> None:
+        self._denoise, self._dtype = denoise, dtype
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=self._dtype):
+            found: Tensor = self._denoise(x, sigma)
+        return found.to(x.dtype)
+
+
+class Study(Protocol):
+    """A kind of experiment."""
+
+    needs_pictures: bool
+
+    def columns(self, plan: Plan) -> list[str]:
+        """Of its rows, beside those that all rows have."""
+
+    def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
+        """All work, in a fixed order."""
+
+    def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        """Compute a unit; yields the rows of one picture after another.
+
+        Raises:
+            DenoiserError: the model failed on it.
+        """
+
+
+def measured(plan: Plan, trip: Trip, i: int) -> dict[str, Value]:
+    """Every metric of one picture, alone: sums over a batch may be taken in another order than over one."""
+    one = Trip(trip.images[i : i + 1], trip.noise[i : i + 1], trip.back[i : i + 1], trip.nfe)
+    return {name: float(METRICS[name].of(one)) for name in plan.metrics}
+
+
+def keep_trip(bench: Bench, arm: Arm, picture: Picture, trip: Trip, i: int, repeat: int = 0) -> None:
+    stem = f"{picture.index:05d}" + (f"-{repeat}" if repeat else "")
+    bench.keep(arm, f"{stem}.image", trip.images[i : i + 1])
+    bench.keep(arm, f"{stem}.noise", trip.noise[i : i + 1] / 3)
+    bench.keep(arm, f"{stem}.back", trip.back[i : i + 1])

@@ -1,0 +1,169 @@
+"""Which pictures an evaluation is about: found, tried and numbered once, then read one at a time.
+
+A folder is looked through in an order that depends on the seed and the files' names alone, so that a limit takes a
+random sample (the paper's "300 randomly selected images") and the same one on every machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..artifact import write_text
+from ..demo.photos import held_out_photos
+from ..demo.scenes import HELD_OUT, draw_scenes
+from ..errors import InputError
+from ..image import load_image
+from ..inversion import tensor_sha256
+from .store import lines
+
+DEMO = "demo"
+"""Instead of a folder: the demo model's held-out scenes and photographs, two sets side by side."""
+LARGEST = 64_000_000
+"""Pixels; a larger picture takes gigabytes to decode and is no data set's."""
+COLUMNS = ("index", "set", "name", "sha256", "skipped")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of an evaluation, or one that was left out."""
+
+    index: int
+    """Its number in the evaluation, from 0; -1 where it was left out. The seed of its noise is the plan's plus this."""
+    set: str
+    """Which regime it belongs to: "images" for a folder, "scenes" and "photos" for the demo."""
+    name: str
+    """Path relative to the folder."""
+    sha256: str
+    """Of its pixels as the model sees them (`tensor_sha256`)."""
+    skipped: str = ""
+    """Why it was left out."""
+
+
+def survey(
+    folder: str, limit: int, seed: int, size: int, watch: Callable[[int], object] | None = None
+) -> list[Picture]:
+    """Find the pictures to evaluate on; every file is tried before it counts.
+
+    Args:
+        folder: its path, sub-folders included; or `DEMO`.
+        limit: how many at most (`DEMO`: of each set); 0 for all.
+        seed: of the order in which a folder is looked through.
+        size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
+        watch: called with the number of files tried so far.
+
+    Returns:
+        The pictures used, numbered, and those left out with the reason: unreadable, no picture, animated, tiny, huge,
+        or the same pixels as an earlier one.
+
+    Raises:
+        InputError: no such folder, or nothing in it can be used.
+    """
+    if folder == DEMO:
+        return _demo(limit, size)
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"images {folder}: no such folder")
+    found: list[Picture] = []
+    seen: dict[str, str] = {}
+    for tried, name in enumerate(_listing(root, seed), start=1):
+        if limit and len(seen) == limit:
+            break
+        if watch is not None:
+            watch(tried)
+        why, digest = _tried(root / name, size)
+        if digest in seen:
+            why = f"the same pixels as {seen[digest]}"
+        if why:
+            found.append(Picture(-1, "images", name, digest, why))
+        else:
+            found.append(Picture(len(seen), "images", name, digest))
+            seen[digest] = name
+    if not seen:
+        reasons = "; ".join(f"{p.name}: {p.skipped}" for p in found[:3]) or "it is empty"
+        raise InputError(f"images {folder}: no picture in it can be used ({reasons}); give a folder of pictures")
+    return found
+
+
+def save_survey(path: Path, pictures: list[Picture]) -> None:
+    write_text(path, ",".join(COLUMNS) + "\n" + lines([vars(p) for p in pictures], COLUMNS))
+
+
+def load_survey(path: Path) -> list[Picture]:
+    """What `save_survey` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        return [Picture(int(r["index"]), r["set"], r["name"], r["sha256"], r["skipped"]) for r in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({error!r}); delete the folder and begin again") from error
+
+
+def read_picture(folder: str, picture: Picture, size: int) -> Tensor:
+    """The picture as the model sees it, [1, 3, size, size] in [-1, 1].
+
+    Raises:
+        InputError: it cannot be read any more, or its pixels are no longer those of the survey.
+    """
+    if folder == DEMO:
+        number = int(picture.name.rpartition(" ")[2])
+        pixels = draw_scenes([HELD_OUT + number], size) if picture.set == "scenes" else held_out_photos(size)[[number]]
+    else:
+        pixels = load_image(Path(folder) / picture.name, size)
+    if tensor_sha256(pixels) != picture.sha256:
+        raise InputError(f"image {picture.name}: has changed since this evaluation began; use another folder for --out")
+    return pixels
+
+
+def _demo(limit: int, size: int) -> list[Picture]:
+    photos = held_out_photos(size)
+    count = limit or len(photos)
+    sets = [("scenes", draw_scenes(range(HELD_OUT, HELD_OUT + count), size)), ("photos", photos[:count])]
+    named = [(kind, f"{kind} {i}", tensor_sha256(x)) for kind, stack in sets for i, x in enumerate(stack.split(1))]
+    return [Picture(i, kind, name, digest) for i, (kind, name, digest) in enumerate(named)]
+
+
+def _listing(root: Path, seed: int) -> Iterator[str]:
+    """Relative paths of all files that are not hidden, in the order of a hash of seed and path."""
+    names = [
+        Path(where, file).relative_to(root).as_posix()
+        for where, folders, files in os.walk(root)
+        if folders.sort() is None
+        for file in files
+        if not file.startswith(".")
+    ]
+    yield from sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode("utf-8", "replace")).digest())
+
+
+def _tried(path: Path, size: int) -> tuple[str, str]:
+    """(why the picture cannot be used, or ""; hash of its pixels at the model's size, or "")."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                width, height, frames = opened.width, opened.height, getattr(opened, "n_frames", 1)
+        if width * height > LARGEST:
+            return f"huge: {width}x{height} pixels, at most {LARGEST // 1_000_000} million are read", ""
+        if min(width, height) < size:
+            return f"tiny: {width}x{height} pixels, the model takes {size}x{size}", ""
+        if frames > 1:
+            return f"animated: {frames} frames", ""
+        return "", tensor_sha256(load_image(path, size))
+    except UnidentifiedImageError:
+        return "no picture that Pillow can read", ""
+    except Image.DecompressionBombError:
+        return "huge: more pixels than Pillow reads", ""
+    except (InputError, OSError, ValueError, SyntaxError) as error:
+        return f"unreadable: {str(error).rpartition('cannot be read (')[2].rstrip(')')}", ""

@@ -1,0 +1,156 @@
+"""What is evaluated: a model, pictures, and the ways (arms) in which they are inverted. Data only, saved as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..artifact import write_text
+from ..errors import InputError
+from ..inversion import DEFAULT_SOLVER
+from ..process import DiscreteVP
+from ..schedule import ddim_sigmas, karras_sigmas
+
+FORMAT = 1
+FILE = "plan.json"
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to invert; sampling is done on the inversion's own grid with the same solver."""
+
+    name: str
+    steps: int = 0
+    """Levels of the whole Karras schedule; 0 where `kappa` or the study says which levels."""
+    skip: float = 0.0
+    """sigma_skip; 0 is the base method."""
+    solver: str = DEFAULT_SOLVER
+    kappa: tuple[int, int, int] | None = None
+    """start, stop, step of DDIM indices of ADM's linear schedule."""
+    against: str = ""
+    """The arm that this one's reconstructions are compared with, picture by picture."""
+    precision: str = "float32"
+    """What the network computes in (autocast); the state stays float32."""
+    target: str = "model"
+    """What is evaluated: the plan's model, or a distribution whose score is known (`exact.TARGETS`)."""
+
+    def sigmas(self, low: float, high: float) -> tuple[Tensor, str]:
+        """The schedule within a model's range, and in words what of it did not fit ("" where all did).
+
+        Args:
+            low, high: the model's smallest and largest sigma.
+
+        Returns:
+            ([n + 1] float64, falling, ending in 0; note).
+
+        Raises:
+            InputError: fewer than half of the levels lie within the range.
+        """
+        if self.kappa is None:
+            ends = max(0.002, low), min(80.0, high)
+            note = "" if ends == (0.002, 80.0) else f"Karras levels from {ends[0]:g} to {ends[1]:g}"
+            return karras_sigmas(self.steps, sigma_min=ends[0], sigma_max=ends[1]), note
+        levels = ddim_sigmas(range(*self.kappa), DiscreteVP("linear"))[:-1]
+        kept = levels[(levels <= high * (1 + 1e-6)) & (levels >= low * (1 - 1e-6))]
+        if 2 * len(kept) < len(levels):
+            raise InputError(
+                f"arm {self.name!r}: {len(kept)} of its {len(levels)} DDIM levels lie within the model's range, "
+                f"{low:g} to {high:g}; this preset is for another kind of model"
+            )
+        fits = len(kept) == len(levels)
+        return (
+            kept,
+            "" if fits else f"{len(kept)} of {len(levels)} DDIM levels lie within the model's {low:g} to {high:g}",
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what an evaluation's table says."""
+
+    preset: str
+    study: str
+    """Which kind of experiment (`study.STUDIES`)."""
+    model: str
+    """As it was named."""
+    signature: str
+    """Which weights these are."""
+    images: str
+    """The folder, absolute; or "demo"."""
+    limit: int
+    """Pictures at most (of each set); 0 for all."""
+    arms: tuple[Arm, ...]
+    shape: tuple[int, int, int] = (3, 0, 0)
+    """Channels, height and width that the model takes; the floors of the noise's figures depend on it."""
+    seed: int = 0
+    """Of the order of the pictures, and of the noise: picture i has seed + i."""
+    batch: int = 16
+    """Pictures inverted together. The composition of batches is fixed by this number alone, so that a table does not
+    depend on how many processes made it, nor on where it was interrupted."""
+    device: str = "cpu"
+    """Its kind: "cpu", "cuda". Another one rounds otherwise."""
+    metrics: tuple[str, ...] = ()
+    """Metrics that could be computed when the plan was made (`metrics.METRICS`)."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Those that could not, and how to get them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The study's own, by name; JSON-serialisable."""
+    format: int = FORMAT
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hexadecimal digits that every row of its results carries."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data, the same before and after a round trip through JSON."""
+        facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return facts
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / FILE, json.dumps(self.facts(), indent=1) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> Plan:
+        """The plan of a folder of results.
+
+        Raises:
+            InputError: there is none, it is damaged, or of a newer version.
+        """
+        path = folder / FILE
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            if facts["format"] > FORMAT:
+                raise InputError(f"plan {path}: format {facts['format']} is newer than this version reads; update")
+            arms = tuple(Arm(**{**a, "kappa": tuple(a["kappa"]) if a["kappa"] else None}) for a in facts.pop("arms"))
+            return Plan(arms=arms, metrics=tuple(facts.pop("metrics")), shape=tuple(facts.pop("shape")), **facts)
+        except FileNotFoundError:
+            raise InputError(f"plan {path}: no such file; is {folder} a folder that `ssi evaluate` wrote?") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"plan {path}: is damaged ({error!r}); delete the folder and begin again") from error
+
+    def same(self, there: Plan, folder: Path) -> None:
+        """Refuse to continue another plan.
+
+        Raises:
+            InputError: naming what differs.
+        """
+        ours, theirs = self.facts(), there.facts()
+        apart = [f.name for f in fields(Plan) if ours[f.name] != theirs[f.name]]
+        if apart:
+            shown = "; ".join(
+                f"{name}: {theirs[name]!r:.60} there, {ours[name]!r:.60} here" if name != "arms" else "other arms"
+                for name in apart
+            )
+            raise InputError(
+                f"output {folder}: holds results of another plan ({shown}); use another folder for --out, or delete it"
+            )

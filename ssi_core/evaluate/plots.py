@@ -1,0 +1,285 @@
+"""Plots of an evaluation. Drawn without pyplot, so that no global state or display is touched.
+
+Needs matplotlib: imported where a report is made, never where the package is. A new plot is one entry of `PLOTS`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..artifact import replacing
+from ..canvas import BAD, GOOD, NEUTRAL
+from ..image import contact_sheet, load_image, to_pixels
+from .plan import Arm
+from .presets import Preset
+from .run import Results
+from .tables import floors, mean, ratios, values
+from .trajectories import CHUNK, sampled
+
+COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#4a5568")
+MARKERS = "os^Dv*P"
+_SHOWN = ("chan", "hori", "vert", "ks", "std", "edge")
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a figure as .png or .svg, the same bytes every time."""
+    with rc_context({"svg.hashsalt": "ssi"}), replacing(path) as beside:
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(beside, dpi=110, format=path.suffix[1:], metadata=metadata)
+
+
+def noise(results: Results, preset: Preset) -> Figure:
+    """Every picture's noise, figure by figure, beside the floor."""
+    floor = floors(results.plan.shape)
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    arms = [arm.name for arm in results.plan.arms]
+    for panel, name in zip(figure.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
+        for s, set_ in enumerate(results.sets):
+            for a, arm in enumerate(arms):
+                own = values(results.of(arm, set_), name)
+                apart = [a + 0.3 * (s - (len(results.sets) - 1) / 2) + 0.004 * (i % 9 - 4) for i in range(len(own))]
+                panel.plot(apart, own, MARKERS[s], ms=4, alpha=0.7, color=COLOURS[s], label=set_ if a == 0 else None)
+        panel.axhline(floor[name], color=NEUTRAL, ls="--", lw=1)
+        panel.set_xticks(range(len(arms)), arms)
+        panel.set_xlim(-0.6, len(arms) - 0.4)
+        panel.set_title(name, fontsize=10)
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle("Figures of each noise; dashed: true Gaussian noise of this shape", fontsize=11)
+    return figure
+
+
+def tradeoff(results: Results, preset: Preset) -> Figure:
+    """Error, standard deviation and CHAN of the noise against the skip, one line for each number of steps."""
+    plan, floor = results.plan, floors(results.plan.shape)
+    rows = [("mse", "MSE", math.nan), ("std", "std of the noise", 1.0), ("chan", "CHAN of the noise", floor["chan"])]
+    rows += [("brisque", "BRISQUE", math.nan)] if "brisque" in plan.metrics else []
+    figure = Figure(figsize=(4.8 * len(results.sets), 2.5 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(results.sets), squeeze=False, sharex=True, sharey="row")
+    skips = sorted({arm.skip for arm in plan.arms})
+    for column, set_ in enumerate(results.sets):
+        for row, (name, label, line) in enumerate(rows):
+            panel = panels[row][column]
+            for i, steps in enumerate(sorted({arm.steps for arm in plan.arms})):
+                own = sorted((a.skip, mean(results.of(a.name, set_), name)) for a in plan.arms if a.steps == steps)
+                at = [skips.index(skip) for skip, _ in own]
+                panel.plot(at, [v for _, v in own], marker="o", ms=4, color=COLOURS[i], label=f"N={steps}")
+            if not math.isnan(line):
+                panel.axhline(line, color=NEUTRAL, ls="--", lw=1)
+            panel.set_xticks(range(len(skips)), [f"{s:g}" if s else "base" for s in skips])
+            panel.grid(alpha=0.3)
+            if name == "mse":
+                panel.set_yscale("log")
+                panel.set_title(set_)
+            if column == 0:
+                panel.set_ylabel(label)
+        panels[-1][column].set_xlabel("sigma_skip")
+    panels[0][0].legend(fontsize=8)
+    figure.suptitle("Error of the reconstruction and figures of its noise; dashed: true Gaussian noise", fontsize=11)
+    return figure
+
+
+def pareto(results: Results, preset: Preset) -> Figure:
+    """PSNR against evaluations; filled where at least half of the noises are Gaussian, with the best of these named."""
+    figure = Figure(figsize=(6.4 * len(results.sets), 5.6), layout="constrained")
+    solvers = list(dict.fromkeys(arm.solver for arm in results.plan.arms))
+    for panel, set_ in zip(figure.subplots(1, len(results.sets), squeeze=False)[0], results.sets, strict=True):
+        good = []
+        for arm in results.plan.arms:
+            own = results.of(arm.name, set_)
+            nfe, psnr, passes = mean(own, "nfe"), mean(own, "psnr"), mean(own, "gaussian") >= 0.5
+            i = solvers.index(arm.solver)
+            panel.plot(nfe, psnr, MARKERS[i], color=COLOURS[i], ms=7, mfc=COLOURS[i] if passes else "none")
+            good += [(nfe, psnr, arm)] if passes else []
+        front: list[tuple[float, float, Arm]] = []
+        for point in sorted(good, key=lambda p: (p[0], -p[1])):
+            if not front or point[1] > front[-1][1] + 0.1:  # less than that is no reason to spend more
+                front.append(point)
+        panel.step([p[0] for p in front], [p[1] for p in front], where="post", color=GOOD, lw=1, zorder=0)
+        for number, (nfe, psnr, _) in enumerate(front, start=1):
+            panel.annotate(str(number), (nfe, psnr), xytext=(-4, 7), textcoords="offset points", fontsize=9)
+        words = [f"{n}: {a.solver} N={a.steps} skip {a.skip:g}: {nfe:.0f} evaluations, {psnr:.1f} dB"
+                 for n, (nfe, psnr, a) in enumerate(front, start=1)]  # fmt: skip
+        panel.set_xlabel("evaluations, there and back\n\nbest of the filled:\n" + "\n".join(words), fontsize=8)
+        panel.set_xscale("log")
+        panel.set_xticks([20, 40, 80, 160], ["20", "40", "80", "160"])
+        panel.minorticks_off()
+        panel.margins(x=0.12, y=0.12)
+        panel.grid(alpha=0.3)
+        panel.set_title(set_)
+    for i, solver in enumerate(solvers):
+        figure.axes[0].plot([], [], MARKERS[i], color=COLOURS[i], label=solver)
+    figure.axes[0].set_ylabel("PSNR, dB")
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle("Filled: at least half of the noises are Gaussian by every figure. Open: fewer, however good the "
+                    "picture", fontsize=11)  # fmt: skip
+    return figure
+
+
+def curves(results: Results, preset: Preset) -> Figure:
+    """The singularity along trajectories."""
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    panel = figure.subplots()
+    for i, arm in enumerate(results.plan.arms):
+        own = results.of(arm.name)
+        panel.plot(values(own, "sigma"), values(own, "curve"), marker=".", ms=3, color=COLOURS[i], label=arm.name)
+    panel.set_xscale("log")
+    panel.set_ylim(bottom=0)
+    panel.set_xlabel("sigma")
+    panel.set_ylabel("|E[x0|x] - x| / (sigma sqrt d)")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=9)
+    panel.set_title("flat: the score grows as 1/sigma; a fall to the left: the network no longer follows", fontsize=10)
+    return figure
+
+
+def cosines(results: Results, preset: Preset) -> Figure:
+    """Cosines between the noises that several seeds give of one picture."""
+    count = int(results.plan.options["repeats"])
+    pictures = list(dict.fromkeys((r["index"], r["image"]) for r in results.rows))
+    figure = Figure(figsize=(3.6 * len(pictures) + 1, 3.6), layout="constrained")
+    arm, shown = results.plan.arms[0].name, None
+    for panel, (index, name) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
+        own = [r for r in results.of(arm) if r["index"] == index]
+        grid = [[float(r[f"cosine_{k}"]) for k in range(count)] for r in own]
+        shown = panel.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r")
+        for i, row in enumerate(grid):
+            for j, value in enumerate(row):
+                panel.text(j, i, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=6,
+                           color="white" if abs(value) > 0.6 else "black")  # fmt: skip
+        panel.set_title(name)
+        panel.set_xticks([])
+        panel.set_yticks([])
+    figure.colorbar(shown, ax=figure.axes, shrink=0.8)  # type: ignore[arg-type]
+    figure.suptitle("cosine between the noises of one picture under different seeds", fontsize=11)
+    return figure
+
+
+def wins(results: Results, preset: Preset) -> Figure:
+    """How many times larger the base method's error is on the median picture; right of 1 SSI reconstructs better."""
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    panel = figure.subplots()
+    pairs = [arm for arm in results.plan.arms if arm.against]
+    for s, set_ in enumerate(results.sets):
+        for i, arm in enumerate(pairs):
+            ratio = statistics.median(ratios(results, arm.name, arm.against, set_) or [1.0])
+            base = results.of(arm.against, set_)
+            at = i + 0.34 * (s - (len(results.sets) - 1) / 2)
+            panel.barh(at, ratio - 1, height=0.3, left=1, color=COLOURS[s], label=set_ if i == 0 else None)
+            words = f" {ratio:.2f}, base's std {mean(base, 'std'):.2f} "
+            panel.text(ratio, at, words, va="center", ha="left" if ratio >= 1 else "right", fontsize=7)
+    panel.axvline(1, color=NEUTRAL, lw=1)
+    panel.set_xscale("log")
+    panel.margins(x=0.35)
+    panel.set_yticks(range(len(pairs)), [arm.name for arm in pairs], fontsize=8)
+    panel.invert_yaxis()
+    panel.legend(fontsize=8)
+    panel.set_xlabel(
+        "MSE of the base method / MSE of SSI, median over pictures; right of 1 SSI gives the better picture"
+    )
+    return figure
+
+
+def sheet(results: Results, preset: Preset) -> Figure:
+    """Pictures, their noises and what came back, arm by arm (Figures 7 to 10)."""
+    columns = [(arm.name, what) for arm in results.plan.arms for what in ("noise", "back")]
+    indices = sorted({int(p.name.split(".")[0]) for p in _kept(results, columns[0][0], "*.image.png")})
+    columns = [(results.plan.arms[0].name, "image"), *columns]
+    figure = Figure(figsize=(1.25 * len(columns), 1.35 * len(indices) + 0.5), layout="constrained")
+    panels = figure.subplots(len(indices), len(columns), squeeze=False)
+    for row, index in enumerate(indices):
+        for column, (arm, what) in enumerate(columns):
+            panel: Axes = panels[row][column]
+            panel.set_xticks([])
+            panel.set_yticks([])
+            for path in _kept(results, arm, f"{index:05d}.{what}.png"):
+                panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
+            own = [r for r in results.of(arm) if r["index"] == str(index)]
+            if own and what == "noise":
+                passes = own[0]["gaussian"] == "1.0"
+                words, colour = f"std {float(own[0]['std']):.2f}", GOOD if passes else BAD
+                panel.set_xlabel(words + ("" if passes else ", not Gaussian"), fontsize=6, color=colour, labelpad=1)
+            elif own and what == "back":
+                panel.set_xlabel(f"MSE {float(own[0]['mse']):.4f}", fontsize=6, labelpad=1)
+            if row == 0:
+                panel.set_title(what if what == "image" else f"{arm}\n{what}", fontsize=7)
+    return figure
+
+
+def repeats(results: Results, preset: Preset) -> Figure:
+    """One picture and what every one of its noises gives back (Figure 5b)."""
+    arm = results.plan.arms[0].name
+    rows = []
+    for path in _kept(results, arm, "?????.image.png"):
+        stem = path.name.split(".")[0]
+        ways = [path, *(p for what in ("back", "noise") for p in _kept(results, arm, f"{stem}*.{what}.png"))]
+        pictures = [load_image(p) for p in ways]
+        half = (len(pictures) - 1) // 2
+        rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
+    drawn = to_pixels(contact_sheet(rows, scale=2))[0]
+    figure = Figure(figsize=(9, 9 * drawn.shape[0] / drawn.shape[1] + 0.4), layout="constrained")
+    panel = figure.subplots()
+    panel.imshow(drawn, interpolation="nearest")
+    panel.axis("off")
+    panel.set_title("first the picture, then what each seed's noise gives back, and below it that noise", fontsize=10)
+    return figure
+
+
+def blends(results: Results, preset: Preset) -> Figure:
+    """Picture, blends from end to end, picture; the frames beside the pictures are their reconstructions."""
+    weights = results.plan.options["weights"]
+    pairs = list(dict.fromkeys(r["index"] for r in results.rows))
+    columns = ["picture", "0", *(f"{w:g}" for w in weights), "1", "picture"]
+    lines = [(index, arm) for index in pairs for arm in results.plan.arms]
+    figure = Figure(figsize=(1.15 * len(columns) + 0.8, 1.25 * len(lines) + 0.3), layout="constrained")
+    for row, ((index, arm), panels) in enumerate(
+        zip(lines, figure.subplots(len(lines), len(columns), squeeze=False), strict=True)
+    ):
+        names = ["a", *(f"frame{k}" for k in range(len(weights) + 2)), "b"]
+        own = [r for r in results.of(arm.name) if r["index"] == index]
+        for column, name in enumerate(names):
+            panel: Axes = panels[column]
+            panel.set_xticks([])
+            panel.set_yticks([])
+            for path in _kept(results, arm.name, f"{int(index):05d}.{name}.png"):
+                panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
+            if row == 0:
+                panel.set_title(columns[column], fontsize=8)
+            if 2 <= column < 2 + len(weights):
+                passes = own[column - 2]["gaussian"] == "1.0"
+                words = f"std {float(own[column - 2]['std']):.2f}" + ("" if passes else ", not G.")
+                panel.set_xlabel(words, fontsize=6, color=GOOD if passes else BAD, labelpad=1)
+        panels[0].set_ylabel(arm.name, fontsize=8)
+    return figure
+
+
+def plane(results: Results, preset: Preset) -> Figure:
+    """Samples and trajectories of the first chunk, computed again."""
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    for panel, arm in zip(figure.subplots(1, len(results.plan.arms)), results.plan.arms, strict=True):
+        states = sampled(arm, results.plan.seed, CHUNK)
+        for i in range(40):
+            panel.plot(states[:, i, 0], states[:, i, 1], color=NEUTRAL, lw=0.5, alpha=0.6)
+        panel.plot(states[-1, :2000, 0], states[-1, :2000, 1], ".", color=COLOURS[1], ms=4)
+        panel.set_xlim(-6, 6)
+        panel.set_ylim(-6, 6)
+        panel.set_aspect("equal")
+        panel.set_title(f"{arm.name}: 2,000 samples, 40 trajectories from sigma 80", fontsize=10)
+    return figure
+
+
+def _kept(results: Results, arm: str, pattern: str) -> list[Path]:
+    return sorted((results.folder / "pictures" / arm).glob(pattern))
+
+
+PLOTS: dict[str, Callable[[Results, Preset], Figure]] = {
+    "noise": noise, "tradeoff": tradeoff, "pareto": pareto, "curves": curves, "cosines": cosines, "wins": wins,
+    "sheet": sheet, "repeats": repeats, "blends": blends, "plane": plane,
+}  # fmt: skip

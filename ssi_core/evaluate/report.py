@@ -1,0 +1,81 @@
+"""The report: tables, plots and everything that decided them, in files and in one HTML page that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ..artifact import write_text
+from ..errors import InputError
+from ..version import __version__
+from .presets import PRESETS, find_preset
+from .run import RUN, Results
+from .store import FULL
+from .tables import Table, about, markdown, tables
+
+PAGE = "report.html"
+
+
+def write_report(results: Results) -> list[Table]:
+    """Write summary.md, summary.csv, plots/*.png and *.svg, and report.html, which holds all of it.
+
+    Interrupted or failed at any point, each of these files is the old one or the new one, and the results themselves
+    are untouched: the same command writes the report again without computing anything.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    from .plots import PLOTS, save_plot  # matplotlib takes a second to import
+
+    preset, folder = find_preset(results.plan.preset), results.folder
+    made = tables(results, preset)
+    try:
+        plots = folder / "plots"
+        plots.mkdir(exist_ok=True)
+        for name in preset.plots:
+            figure = PLOTS[name](results, preset)
+            for suffix in (".png", ".svg"):
+                save_plot(figure, plots / f"{name}{suffix}")
+        write_text(folder / "summary.md", "\n".join(markdown(table) for table in made))
+        write_text(folder / "summary.csv", _csv(made))
+        write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots]))
+    except OSError as error:
+        full = "the disk is full" if error.errno in FULL else error.strerror
+        raise InputError(
+            f"report in {folder}: cannot be written ({full}); the results are safe: mend it and run the same "
+            f"command again"
+        ) from error
+    return made
+
+
+def page(results: Results, made: list[Table], plots: list[Path]) -> str:
+    """The report as one HTML document without any outside reference."""
+    preset = PRESETS[results.plan.preset]
+    shown = [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in plots]
+    names = [name for name in preset.columns if about(name) != name]
+    runs = results.folder / RUN
+    environment = Environment(
+        loader=PackageLoader("ssi_core.evaluate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.jinja").render(
+        preset=preset, plan=results.plan, tables=made, plots=shown, version=__version__,
+        used=[p for p in results.pictures if not p.skipped], skipped=[p for p in results.pictures if p.skipped],
+        failed=results.failed, notes=results.notes, legend=[(name, about(name)) for name in names],
+        facts=json.dumps(results.plan.facts(), indent=1),
+        runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],
+    )  # fmt: skip
+
+
+def _csv(made: list[Table]) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    for table in made:
+        writer.writerow(["table", *table.columns])
+        writer.writerows([table.title, *row] for row in table.rows)
+    return written.getvalue()

@@ -1,0 +1,116 @@
+"""Experiments on pictures: there and back, many noises of one, and blends of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ..blend import slerp
+from ..gaussianity import FIGURES, gaussianity
+from ..metrics import cosine
+from .bench import Bench, Rows, Unit, keep_trip, measured
+from .images import Picture
+from .plan import Plan
+
+REPEAT = 1_000_003
+"""Added to a picture's seed for every further inversion of it."""
+
+
+class RoundTrips:
+    """Every picture there and back, in every arm (Tables 1 and 2, Figures 6 to 10)."""
+
+    needs_pictures = True
+
+    def columns(self, plan: Plan) -> list[str]:
+        return ["nfe", *plan.metrics]
+
+    def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
+        sets = dict.fromkeys(p.set for p in pictures)
+        first = [[p.index for p in pictures if p.set == name][: plan.options.get("show", 4)] for name in sets]
+        shown = frozenset(index for each in first for index in each)
+        for arm in plan.arms:
+            for start in range(0, len(pictures), plan.batch):
+                batch = tuple(pictures[start : start + plan.batch])
+                yield Unit(arm, batch, tuple((arm.name, str(p.index), "0") for p in batch), shown)
+
+    def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        plan = bench.plan
+        trip = bench.round_trip(unit.arm, bench.read(unit.pictures), [plan.seed + p.index for p in unit.pictures])
+        for i, picture in enumerate(unit.pictures):
+            if picture.index in unit.shown:
+                keep_trip(bench, unit.arm, picture, trip, i)
+            yield [{"repeat": 0, "nfe": trip.nfe, **measured(plan, trip, i)}]
+
+
+class Seeds:
+    """One picture inverted `options["repeats"]` times, with as many seeds: how alike the noises are (Figure 5)."""
+
+    needs_pictures = True
+
+    def columns(self, plan: Plan) -> list[str]:
+        return ["nfe", "cosine", *(f"cosine_{k}" for k in range(plan.options["repeats"])), *plan.metrics]
+
+    def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
+        for arm in plan.arms:
+            for p in pictures:
+                keys = tuple((arm.name, str(p.index), str(k)) for k in range(plan.options["repeats"]))
+                yield Unit(arm, (p,), keys)
+
+    def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        plan, picture, count = bench.plan, unit.pictures[0], bench.plan.options["repeats"]
+        images = bench.read([picture]).expand(count, -1, -1, -1).contiguous()
+        trip = bench.round_trip(unit.arm, images, [plan.seed + picture.index + REPEAT * k for k in range(count)])
+        angles = [cosine(trip.noise, one.expand_as(trip.noise)).tolist() for one in trip.noise.split(1)]
+        for k in range(count):
+            keep_trip(bench, unit.arm, picture, trip, k, k)
+        yield [
+            {
+                "repeat": k, "nfe": trip.nfe, "cosine": (math.fsum(angles[k]) - angles[k][k]) / max(count - 1, 1),
+                **{f"cosine_{j}": angles[k][j] for j in range(count)},
+                **measured(plan, trip, k),
+            }
+            for k in range(count)
+        ]  # fmt: skip
+
+
+class Interpolations:
+    """Two pictures inverted, their noises blended (Eq. 4) at `options["weights"]`, and sampled (Figure 12).
+
+    Pictures of a set are paired as they come, 0 with 1, 2 with 3; an odd one is left out. A row is one blend: its
+    noise's figures, and its norm as a multiple of sqrt(d).
+    """
+
+    needs_pictures = True
+
+    def columns(self, plan: Plan) -> list[str]:
+        return ["nfe", "weight", "norm", *FIGURES, "gaussian"]
+
+    def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
+        sets = [[p for p in pictures if p.set == name] for name in dict.fromkeys(p.set for p in pictures)]
+        pairs = [pair for own in sets for pair in zip(own[::2], own[1::2], strict=False)]
+        for arm in plan.arms:
+            for pair in pairs:
+                keys = tuple((arm.name, str(pair[0].index), str(k)) for k in range(len(plan.options["weights"])))
+                yield Unit(arm, pair, keys)
+
+    def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        plan, weights = bench.plan, bench.plan.options["weights"]
+        images = bench.read(unit.pictures)
+        found = bench.up(unit.arm, images, [plan.seed + p.index for p in unit.pictures])
+        blended = slerp(found.noise[:1], found.noise[1:], weights)
+        # The ends are sampled with the blends: what each noise gives back belongs on the sheet.
+        back, nfe = bench.down(unit.arm, torch.cat([found.noise[:1], blended, found.noise[1:]]), found.sigmas)
+        for which, picture in (("a", images[:1]), ("b", images[1:])):
+            bench.keep(unit.arm, f"{unit.pictures[0].index:05d}.{which}", picture.cpu())
+        for k, frame in enumerate(back.cpu().split(1)):
+            bench.keep(unit.arm, f"{unit.pictures[0].index:05d}.frame{k}", frame)
+        rows: Rows = []
+        for k, noise in enumerate(blended.cpu().split(1)):
+            report = gaussianity(noise)
+            figures = {name: float(getattr(report, name)) for name in FIGURES}
+            norm = float(noise.double().square().mean().sqrt())
+            rows.append({"repeat": k, "nfe": found.nfe + nfe, "weight": weights[k], "norm": norm, **figures,
+                         "gaussian": float(report.verdict)})  # fmt: skip
+        yield rows

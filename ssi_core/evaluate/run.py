@@ -1,0 +1,249 @@
+"""Carrying a plan out: survey, compute what is missing, append row by row, merge."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..artifact import write_text
+from ..errors import DenoiserError, InputError
+from ..inversion import Progress
+from ..version import __version__
+from .exact import TARGETS
+from .images import Picture, load_survey, save_survey, survey
+from .plan import FILE, Plan
+from .shards import Shard
+from .store import KEY, PARTS, Appender, Row, gather, merge, only_run
+from .study import STUDIES, Bench, Unit, failed_rows
+
+SURVEY = "images.csv"
+RUN = "run.json"
+"""What does not belong into a table that is to be the same everywhere: times, versions."""
+ALONE = Shard()
+Task = Callable[[str, int, int], None]
+"""Progress: (what is being done, steps done, steps in all)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What an evaluation found."""
+
+    plan: Plan
+    folder: Path
+    rows: list[Row]
+    """In the order of the plan: arm, picture, repeat."""
+    pictures: list[Picture]
+    """Used and left out."""
+    notes: tuple[str, ...]
+    """What of the plan did not fit the model, in words."""
+
+    def of(self, arm: str, set_: str | None = None) -> list[Row]:
+        """Rows of an arm (and set) that did not fail."""
+        return [r for r in self.rows if r["arm"] == arm and set_ in (None, r["set"]) and not r["failed"]]
+
+    @property
+    def sets(self) -> list[str]:
+        return list(dict.fromkeys(r["set"] for r in self.rows))
+
+    @property
+    def failed(self) -> list[Row]:
+        return [r for r in self.rows if r["failed"]]
+
+
+def columns_of(plan: Plan) -> list[str]:
+    return ["plan", "arm", "set", "index", "image", "repeat", *STUDIES[plan.study].columns(plan), "failed"]
+
+
+def check_fit(plan: Plan, denoise: Any) -> tuple[str, ...]:
+    """Whether a model can take a plan.
+
+    Returns:
+        What of the plan is left out for it, in words.
+
+    Raises:
+        InputError: it is a flow model, takes no RGB pictures, does not say their size, or has not the plan's levels.
+    """
+    if all(arm.target in TARGETS for arm in plan.arms):
+        return ()
+    if getattr(denoise, "is_flow", False):
+        raise InputError(f"model {plan.model}: is a flow model; the paper's presets are for EDM and DDPM models")
+    if denoise.image_size is None:
+        raise InputError(f"model {plan.model}: does not tell its image size; say it with --set image_size=256")
+    if denoise.channels != 3:
+        raise InputError(f"model {plan.model}: takes {denoise.channels} channels; pictures have 3")
+    notes = []
+    for arm in plan.arms:
+        if arm.target in TARGETS:
+            continue
+        if 0 < arm.skip < denoise.sigma_min:
+            raise InputError(
+                f"preset {plan.preset}: adds noise up to {arm.skip:g}, under the model's smallest level "
+                f"{denoise.sigma_min:g}; it is for another kind of model"
+            )
+        note = arm.sigmas(denoise.sigma_min, denoise.sigma_max)[1]
+        notes += [note] if note else []
+    return tuple(dict.fromkeys(notes))
+
+
+def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None, shard: Shard = ALONE) -> Results:
+    """Carry a plan out, or on: what is in `folder` already is not computed again.
+
+    Args:
+        plan: what to do.
+        denoise: the plan's model (`ssi_core.denoiser`), with `image_size`, `channels`, `sigma_min`, `sigma_max`.
+        folder: for plan.json, images.csv, results.csv and pictures/; made if it is missing. With several processes,
+            one that all of them see.
+        task: progress.
+        shard: which process this is.
+
+    Returns:
+        All rows; in processes other than the first, only those that were there when the first had merged.
+
+    Raises:
+        InputError: the model does not fit, the folder holds another plan's results or another run is writing there,
+            the disk is full, a picture changed, or a process died. What was computed is kept.
+        Cancelled: as `invert`.
+    """
+    notes = check_fit(plan, denoise)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_run(folder) if shard.leads else nullcontext():
+        pictures = _prepare(plan, denoise, folder, task, shard)
+        study, columns = STUDIES[plan.study], columns_of(plan)
+        units = list(study.units(plan, [p for p in pictures if not p.skipped]))
+        if shard.leads:  # what a killed run left behind goes to where it belongs, before anyone adds to it
+            done = gather(folder, columns, plan.digest)
+            if (folder / PARTS).is_dir():
+                merge(folder, columns, _ordered(units, done))
+            shard.tell("")
+        else:
+            shard.told()
+            done = gather(folder, columns, plan.digest)
+
+        began = time.monotonic()
+        missing = [unit for unit in units if any(k not in done for k in unit.keys)]
+        own = missing[shard.rank :: shard.count]
+        bench = Bench(denoise, plan, folder)
+        if own:
+            part = Appender(folder / PARTS / f"{shard.rank}.csv", columns)
+            try:
+                for number, unit in enumerate(own):
+                    bench.progress = _bar(task, unit, number, len(own))
+                    _carry_out(bench, unit, part, done)
+            finally:
+                part.close()
+        if shard.leads and (missing or not (folder / RUN).exists()):
+            _facts(folder, plan, bench, len(own), shard, time.monotonic() - began)
+        trouble = shard.wait()
+        if not shard.leads:
+            if trouble:
+                raise InputError(f"{trouble}; its rows are missing: run the same command again")
+            return Results(plan, folder, [], pictures, notes)
+        found = gather(folder, columns, plan.digest)
+        rows = _ordered(units, found)
+        wanted = sum(len(unit.keys) for unit in units)
+        if trouble or len(rows) < wanted:
+            raise InputError(
+                f"{trouble or 'a process did not do its share'}; {len(rows)} of {wanted} rows are there and safe: run "
+                f"the same command again"
+            )
+        merge(folder, columns, rows)
+    return Results(plan, folder, rows, pictures, notes)
+
+
+def load_results(folder: Path) -> Results:
+    """The results of a finished evaluation, to make tables of again.
+
+    Raises:
+        InputError: nothing is there, or it is not finished.
+    """
+    plan = Plan.load(folder)
+    pictures = load_survey(folder / SURVEY)
+    found = gather(folder, columns_of(plan), plan.digest)
+    units = list(STUDIES[plan.study].units(plan, [p for p in pictures if not p.skipped]))
+    rows = _ordered(units, found)
+    if len(rows) < sum(len(unit.keys) for unit in units):
+        raise InputError(f"results {folder}: are not complete; run `ssi evaluate` with the same options again")
+    notes = json.loads((folder / RUN).read_text()).get("notes", []) if (folder / RUN).exists() else []
+    return Results(plan, folder, rows, pictures, tuple(notes))
+
+
+def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: Shard) -> list[Picture]:
+    """Plan and survey on disk, made by the leader, read by all."""
+    if not shard.leads:
+        shard.told()
+        return load_survey(folder / SURVEY)
+    try:
+        if (folder / FILE).exists():
+            plan.same(Plan.load(folder), folder)
+        elif any(folder.glob("*.csv")) or any(folder.glob(f"{PARTS}/*.csv")):
+            raise InputError(f"output {folder}: holds results without their plan; use another folder for --out")
+        if (folder / SURVEY).exists():
+            pictures = load_survey(folder / SURVEY)
+        elif STUDIES[plan.study].needs_pictures:
+            looked = (lambda n: task("looking through the pictures", n, 0)) if task else None
+            pictures = survey(plan.images, plan.limit, plan.seed, int(denoise.image_size), looked)
+        else:
+            pictures = []
+        plan.save(folder)
+        save_survey(folder / SURVEY, pictures)
+    except InputError as error:
+        shard.tell(str(error))
+        raise
+    shard.tell("")
+    return pictures
+
+
+def _carry_out(bench: Bench, unit: Unit, part: Appender, done: dict[Any, Row]) -> None:
+    """Compute a unit and append the rows that are missing, one picture's after another's."""
+    study, plan = STUDIES[bench.plan.study], bench.plan
+    position = 0
+    try:
+        groups = list(study.run(bench, unit))
+    except DenoiserError as error:
+        groups = list(failed_rows(study, plan, unit, error))
+    for group in groups:
+        complete = []
+        for row in group:
+            arm, index, _ = unit.keys[position]
+            picture = next((p for p in unit.pictures if str(p.index) == index), None)
+            about = {"set": picture.set, "image": picture.name} if picture else {"set": unit.arm.target, "image": ""}
+            complete.append({"failed": "", **row, "plan": plan.digest, "arm": arm, "index": int(index), **about})
+            position += 1
+        part.append([r for r in complete if tuple(str(r[name]) for name in KEY) not in done])
+
+
+def _ordered(units: Sequence[Unit], found: dict[Any, Row]) -> list[Row]:
+    """Rows in the plan's order, whoever computed them and when."""
+    arms = {name: i for i, name in enumerate(dict.fromkeys(unit.arm.name for unit in units))}
+    return sorted(
+        (found[k] for unit in units for k in unit.keys if k in found),
+        key=lambda row: (arms[row["arm"]], int(row["index"]), int(row["repeat"])),
+    )
+
+
+def _bar(task: Task | None, unit: Unit, number: int, of: int) -> Callable[[Progress], None]:
+    def moved(now: Progress) -> None:
+        if task is not None:
+            task(f"{unit.arm.name}, {len(unit.pictures)} picture(s)", number, of)
+
+    return moved
+
+
+def _facts(folder: Path, plan: Plan, bench: Bench, units: int, shard: Shard, seconds: float) -> None:
+    path = folder / RUN
+    before = json.loads(path.read_text()) if path.exists() else {}
+    runs = [*before.get("runs", []), {
+        "seconds": round(seconds, 1), "units": units, "evaluations": bench.nfe, "processes": shard.count,
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "ssi": __version__,
+        "machine": platform.machine(), "system": platform.system(),
+    }]  # fmt: skip
+    notes = list(check_fit(plan, bench.denoise))
+    write_text(path, json.dumps({"plan": plan.digest, "notes": notes, "runs": runs}, indent=1) + "\n")

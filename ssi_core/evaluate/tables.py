@@ -1,0 +1,158 @@
+"""Rows summed up in the paper's layout: each arm's means, the floor of true Gaussian noise, and the paper's own."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..gaussianity import FIGURES, gaussianity
+from .metrics import METRICS
+from .presets import GAUSSIAN, Preset
+from .run import Results
+from .store import Row
+
+_FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse": ".5f", "brisque": ".1f",
+            "chan": ".4f", "std": ".3f", "chi_z": ".1f", "distance": ".2e", "distance_max": ".2e"}  # fmt: skip
+_ABOUT = {
+    "nfe": "evaluations of the network, there and back",
+    "mse_median": "median of the same: a few pictures that fail badly move the mean, not it",
+    "wins": "share of pictures on which the error is smaller than that of the base method in the same setting",
+    "cosine": "mean cosine of a noise with those of the same picture under other seeds",
+    "norm": "norm of the noise over sqrt(d); 1 for Gaussian noise",
+    "distance": "mean distance of the samples to the manifold",
+    "distance_max": "largest distance of any sample to the manifold",
+    "std_x": "standard deviation along x, mean over chunks of samples",
+    "std_y": "standard deviation along y",
+    "rarest": "smallest share of samples that any of the eight points gets in a chunk, mean over chunks",
+    "commonest": "largest such share",
+    "sigma": "noise level",
+    "curve": "mean |E[x0|x] - x| / (sigma sqrt(d)) over the trajectories",
+}
+LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people: cells are words."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def values(rows: Sequence[Row], name: str) -> list[float]:
+    """One number a row; rows without one are left out."""
+    return [float(row[name]) for row in rows if row.get(name, "") != ""]
+
+
+def mean(rows: Sequence[Row], name: str) -> float:
+    found = values(rows, name)
+    return math.fsum(found) / len(found) if found else math.nan
+
+
+def ratios(results: Results, arm: str, against: str, set_: str) -> list[float]:
+    """For each picture of a set that both arms have: the error of `against` over that of `arm`."""
+    theirs = {row["index"]: float(row["mse"]) for row in results.of(against, set_)}
+    pairs = [(float(r["mse"]), theirs[r["index"]]) for r in results.of(arm, set_) if r["index"] in theirs]
+    return [other / ours if ours > 0 else math.inf for ours, other in pairs]
+
+
+def wins(results: Results, arm: str, against: str, set_: str) -> float:
+    """On what share of a set's pictures `arm` has the smaller error; NaN where nothing can be compared."""
+    found = ratios(results, arm, against, set_)
+    return sum(ratio > 1 for ratio in found) / len(found) if found else math.nan
+
+
+def floors(shape: tuple[int, int, int]) -> dict[str, float]:
+    """What true Gaussian noise of a shape reaches, by figure."""
+    floor = gaussianity(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))).floor
+    return {name: float(getattr(floor, name)) for name in FIGURES} | {"gaussian": 1.0, "cosine": 0.0, "norm": 1.0}
+
+
+def tables(results: Results, preset: Preset) -> list[Table]:
+    """The summary, one table for each set of pictures."""
+    if preset.study == "curves":
+        return [_curves(results, preset)]
+    if preset.study == "samples":
+        return [_samples(results, preset)]
+    return [_means(results, preset, name) for name in results.sets]
+
+
+def cell(name: str, value: float) -> str:
+    return "" if math.isnan(value) else format(value, _FORMATS.get(name, ".3f"))
+
+
+def about(name: str) -> str:
+    """What a column means, in words."""
+    return METRICS[name].about if name in METRICS else _ABOUT.get(name, name)
+
+
+def _means(results: Results, preset: Preset, set_: str) -> Table:
+    plan, rows = results.plan, []
+    floor = floors(plan.shape)
+    for arm in plan.arms:
+        own = results.of(arm.name, set_)
+        lost = sum(r["arm"] == arm.name and r["set"] == set_ for r in results.failed)
+        cells = []
+        for name in preset.columns:
+            if name in plan.missing:
+                cells.append("weights missing" if "weights" in plan.missing[name] else "not computed")
+            elif name == "wins":
+                cells.append(cell(name, wins(results, arm.name, arm.against, set_)))
+            elif name == "mse_median":
+                found = values(own, "mse")
+                cells.append(cell("mse", statistics.median(found) if found else math.nan))
+            else:
+                cells.append(cell(name, mean(own, name)))
+        rows.append([arm.name, str(len(own)) + (f" ({lost} failed)" if lost else ""), *cells])
+    known = [cell(name, floor[name]) if name in floor else "" for name in preset.columns]
+    rows.append(["true Gaussian noise", "", *known])
+    for arm_name, figures in preset.paper.items():
+        printed = [f"{figures[name]:.3f}" if name in figures else "" for name in preset.columns]
+        rows.append([f"paper: {'true Gaussian' if arm_name == GAUSSIAN else arm_name}", "", *printed])
+    notes = [f"{name}: {why}" for name, why in plan.missing.items()]
+    if preset.paper:
+        notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
+                     f"this is {plan.model}, with pictures of {plan.shape[2]}x{plan.shape[1]}: compare each with the "
+                     f"Gaussian row of its own, not with each other.")  # fmt: skip
+    return Table(f"{preset.title}: {set_}", ["arm", "n", *preset.columns], rows, notes)
+
+
+def _curves(results: Results, preset: Preset) -> Table:
+    rows = []
+    for arm in results.plan.arms:
+        own = [(float(r["sigma"]), float(r["curve"])) for r in results.of(arm.name)]
+        nearest = [min(own, key=lambda at, level=level: abs(math.log(at[0] / level))) for level in LEVELS]  # type: ignore[misc]
+        rows.append([arm.name, *(f"{value:.3f}" for _, value in nearest)])
+    return Table(preset.title, ["|E[x0|x] - x| / (sigma sqrt d) at sigma", *(f"{level:g}" for level in LEVELS)], rows, [
+        "Means over trajectories, at the levels of each schedule that are nearest to those named.",
+    ])  # fmt: skip
+
+
+def _samples(results: Results, preset: Preset) -> Table:
+    rows = []
+    for arm in results.plan.arms:
+        own = results.of(arm.name)
+        cells = {name: mean(own, name) for name in preset.columns}
+        cells["distance_max"] = max(values(own, "distance_max"))
+        count = int(sum(values(own, "samples")))
+        rows.append([arm.name, f"{count:,}", *(cell(name, value) for name, value in cells.items())])
+    rows.append(
+        ["the data: eight points", "", "0", "0", f"{math.sqrt(2):.3f}", f"{math.sqrt(2):.3f}", "0.125", "0.125"]
+    )
+    rows.append(["the data: Gaussian on x axis", "", "0", "0", "1.000", "0.000", "", ""])
+    return Table(preset.title, ["distribution", "samples", *preset.columns], rows, [])
+
+
+def markdown(table: Table) -> str:
+    """As a Markdown table with its notes."""
+    lines = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        for row in [table.columns, ["---"] * len(table.columns), *table.rows]
+    ]
+    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {note}" for note in table.notes), ""])

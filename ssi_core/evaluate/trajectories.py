@@ -1,0 +1,136 @@
+"""Experiments without pictures: how singular the score is along sampling trajectories, and sampling with exact ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..inversion import Progress, integrate, unit_noise
+from ..process import VE, Process
+from .bench import Bench, Rows, Unit
+from .exact import POINTS, TARGETS
+from .images import Picture
+from .plan import Arm, Plan
+
+CURVE_SEED = 20_000
+CHUNK = 10_000
+"""Samples in the plane drawn together."""
+
+
+class First:
+    """A denoiser that remembers the first evaluation of every step: the one on the trajectory itself."""
+
+    def __init__(self, denoise: Any) -> None:
+        self._denoise = denoise
+        self._seen: tuple[Tensor, Tensor, float] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoise, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        found: Tensor = self._denoise(x, sigma)
+        if self._seen is None:
+            self._seen = x.clone(), found.clone(), float(sigma[0])
+        return found
+
+    def taken(self) -> tuple[Tensor, Tensor, float]:
+        """(state, estimate of x0, sigma) where the step began; forgotten by being asked for."""
+        assert self._seen is not None
+        seen, self._seen = self._seen, None
+        return seen
+
+
+class Curves:
+    """|E[x0|x] - x| / sigma along sampling trajectories, in units of sqrt(d) (Figures 4 and 14). No pictures: samples.
+
+    A row is one level of one arm: mean and standard deviation over `options["samples"]` trajectories (of a
+    distribution with a known score: `options["exact"]`); and, where the manifold is known, the mean distance to it
+    over sigma.
+    """
+
+    needs_pictures = False
+
+    def columns(self, plan: Plan) -> list[str]:
+        return ["sigma", "curve", "curve_std", "distance"]
+
+    def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
+        for arm in plan.arms:
+            yield Unit(arm, (), tuple((arm.name, "0", str(k)) for k in range(arm.steps)))
+
+    def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        arm, known = unit.arm, TARGETS.get(unit.arm.target)
+        count = int(bench.plan.options["exact" if known else "samples"])
+        seeds = range(bench.plan.seed + CURVE_SEED, bench.plan.seed + CURVE_SEED + count)
+        if known is not None:
+            low, high = known.sigma_min, known.sigma_max
+            process: Process = VE()
+            noise = unit_noise(torch.empty(count, 2, dtype=torch.float64), seeds)
+            denoise: Any = known.denoise
+        else:
+            model = bench.denoise
+            low, high, process, denoise = model.sigma_min, model.sigma_max, bench.process, bench.model(arm)
+            like = torch.empty(count, model.channels, model.image_size, model.image_size)
+            noise = unit_noise(like, seeds).to(model.device)
+        grid = arm.sigmas(low, high)[0].tolist()
+        rows: Rows = []
+        first = First(denoise)
+
+        def watch(now: Progress) -> bool | None:
+            x, estimate, level = first.taken()
+            step = (estimate - x).double().flatten(1).norm(dim=1) / (level * math.sqrt(x[0].numel()))
+            away = float(known.distance(x).div(level).mean()) if known else math.nan
+            rows.append({"repeat": now.step - 1, "sigma": level, "curve": float(step.mean()),
+                         "curve_std": float(step.std()), "distance": away})  # fmt: skip
+            return bench.progress(now) if bench.progress else None
+
+        walk = integrate(first, process.from_noise(noise, grid[0]), grid, arm.solver, process, progress=watch)
+        bench.nfe += walk.nfe
+        yield rows
+
+
+class Samples:
+    """`options["samples"]` samples of distributions in the plane, with the exact score (Figure 13).
+
+    A row is `CHUNK` of them: how far from the manifold they end, how they are spread, and for the points, what share
+    the rarest and the commonest get (1/8 each in the data).
+    """
+
+    needs_pictures = False
+
+    def columns(self, plan: Plan) -> list[str]:
+        return ["samples", "distance", "distance_max", "std_x", "std_y", "rarest", "commonest"]
+
+    def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
+        for arm in plan.arms:
+            for chunk in range(math.ceil(plan.options["samples"] / CHUNK)):
+                yield Unit(arm, (), ((arm.name, "0", str(chunk)),))
+
+    def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        chunk = int(unit.keys[0][2])
+        count = min(CHUNK, int(bench.plan.options["samples"]) - chunk * CHUNK)
+        x = sampled(unit.arm, bench.plan.seed + chunk, count)[-1]
+        bench.nfe += 2 * unit.arm.steps - 1
+        target = TARGETS[unit.arm.target]
+        away = target.distance(x)
+        nearest = (x[:, None] - POINTS).norm(dim=2).argmin(1)
+        shares = torch.bincount(nearest, minlength=len(POINTS)) / count
+        points = unit.arm.target == "eight-points"
+        yield [{
+            "repeat": chunk, "samples": count, "distance": float(away.mean()), "distance_max": float(away.max()),
+            "std_x": float(x[:, 0].std()), "std_y": float(x[:, 1].std()),
+            "rarest": float(shares.min()) if points else None, "commonest": float(shares.max()) if points else None,
+        }]  # fmt: skip
+
+
+def sampled(arm: Arm, seed: int, count: int) -> Tensor:
+    """Trajectories of samples of a distribution in the plane, [steps + 1, count, 2] float64, noise first."""
+    target = TARGETS[arm.target]
+    noise = unit_noise(torch.empty(1, count, 2, dtype=torch.float64), [seed])[0]
+    grid = arm.sigmas(target.sigma_min, target.sigma_max)[0].tolist()
+    states = integrate(target.denoise, noise * grid[0], grid, arm.solver, keep_states=True).states
+    assert states is not None
+    return states

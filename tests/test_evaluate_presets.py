@@ -1,0 +1,193 @@
+"""The presets: each makes its tables and plots; the paper's settings are the paper's; each experiment is right."""
+
+import csv
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from evaluations import Toy, folder
+
+from ssi_core import InputError, cosine, invert, karras_sigmas, load_image, mse, slerp
+from ssi_core.evaluate import PRESETS, evaluate, plan_of
+from ssi_core.evaluate import metrics as metrics_room
+from ssi_core.evaluate.exact import TARGETS
+from ssi_core.evaluate.metrics import METRICS
+from ssi_core.evaluate.plan import Arm
+from ssi_core.evaluate.report import write_report
+from ssi_core.evaluate.tables import floors, tables, wins
+from ssi_core.evaluate.trajectories import sampled
+from ssi_core.models.presets import PRESETS as ROWS
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("pictures") / "set", count=4)
+
+
+def short(name, pictures, **options):
+    """A preset's plan on the toy, with few steps."""
+    plan = plan_of(name, model="toy", denoise=Toy(), images=str(pictures), limit=4)
+    arms = tuple(replace(a, steps=min(a.steps, 5), kappa=(1, 1000, 150) if a.kappa else None) for a in plan.arms)
+    fewer = {"samples": 50, "exact": 50, "repeats": 3}
+    return replace(
+        plan, arms=arms, options={**{k: min(v, fewer.get(k, v)) for k, v in plan.options.items() if k != "weights"},
+                                  **{k: v for k, v in plan.options.items() if k == "weights"}, **options},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_makes_its_tables_plots_and_page(name, pictures, tmp_path):
+    found = evaluate(short(name, pictures), Toy(), tmp_path)
+    made = write_report(found)
+    preset = PRESETS[name]
+    assert found.rows and not found.failed
+    assert [p.stem for p in sorted((tmp_path / "plots").glob("*.png"))] == sorted(preset.plots)
+    words = (tmp_path / "report.html").read_text()
+    assert words.count("data:image/png;base64,") == len(preset.plots)
+    assert preset.source in words
+    for table in made:
+        assert all(len(row) == len(table.columns) for row in table.rows)
+        if {"mse", "psnr", "ssim"} & set(preset.columns):
+            # No error without the figures of the noise, and no figure of the noise without its floor.
+            assert {"std", "chan"} <= set(table.columns)
+        if "chan" in table.columns:
+            floor = next(row for row in table.rows if row[0] == "true Gaussian noise")
+            assert float(floor[table.columns.index("chan")]) > 0
+
+
+def test_the_rows_of_table_1_are_the_papers_settings():
+    for which in ("bedroom-ddim", "bedroom-edm", "imagenet-ddim"):
+        base, ours = PRESETS[f"table1-{which}"].arms
+        for arm, row in ((base, ROWS[f"{which}-base"]), (ours, ROWS[f"{which}-ssi"])):
+            assert torch.equal(
+                torch.as_tensor(arm.sigmas(0.002, 1000.0)[0]), row.sigmas()[: len(arm.sigmas(0.002, 1000.0)[0])]
+            )
+            assert (arm.skip, arm.solver) == (row.skip(), row.solver)
+        assert PRESETS[f"table1-{which}"].limit == 300
+    assert len(PRESETS["table2"].arms) == 12
+    assert {(a.steps, a.skip) for a in PRESETS["table2"].arms} == {
+        (n, s) for n in (40, 100, 200) for s in (0, 0.01, 0.1, 0.2)
+    }
+    assert set(PRESETS["table2"].paper) == {a.name for a in PRESETS["table2"].arms}
+
+
+def test_many_seeds_of_one_picture(pictures, tmp_path):
+    found = evaluate(short("fig5", pictures), Toy(), tmp_path)
+    own = [r for r in found.rows if r["index"] == "1"]
+    x0 = load_image(pictures / own[0]["image"], Toy.image_size)
+    noises = [
+        invert(Toy(), x0, karras_sigmas(5), skip=0.1, solver="euler", seed=1 + 1_000_003 * k).noise for k in range(3)
+    ]
+    apart = [[float(cosine(a, b)) for b in noises] for a in noises]
+    for k, row in enumerate(own):
+        assert [float(row[f"cosine_{j}"]) for j in range(3)] == pytest.approx(apart[k], abs=1e-6)
+        assert float(row["cosine"]) == pytest.approx((sum(apart[k]) - apart[k][k]) / 2, abs=1e-6)
+
+
+def test_blends_are_slerp_and_pairs_do_not_cross_sets(pictures, tmp_path):
+    found = evaluate(short("fig12", pictures), Toy(), tmp_path)
+    weights = found.plan.options["weights"]
+    assert [(r["arm"], r["index"], r["weight"]) for r in found.rows] == [
+        (arm, index, repr(w)) for arm in ("base", "SSI") for index in ("0", "2") for w in weights
+    ]
+    names = [p.name for p in found.pictures]
+    x0 = torch.cat([load_image(pictures / name, Toy.image_size) for name in names[2:4]])
+    noise = invert(Toy(), x0, karras_sigmas(5), skip=0.1, solver="euler", seed=2).noise
+    wanted = slerp(noise[:1], noise[1:], weights).square().mean((1, 2, 3)).sqrt()
+    norms = [float(r["norm"]) for r in found.of("SSI") if r["index"] == "2"]
+    assert norms == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
+def test_the_curve_of_a_gaussian_on_a_line_is_exact(tmp_path, pictures):
+    """x2 falls in proportion to sigma whatever the solver, and D(x) - x is known; Heun's second evaluation is not."""
+    plan = replace(
+        short("fig14", pictures),
+        arms=(Arm("axis", 40, solver="heun", target="gaussian-axis"),),
+        options={"exact": 64},
+    )
+    found = evaluate(plan, Toy(), tmp_path)
+    distances = [float(r["distance"]) for r in found.rows]
+    assert distances == pytest.approx([distances[0]] * 40, rel=1e-9)
+    assert [float(r["sigma"]) for r in found.rows] == pytest.approx(karras_sigmas(40)[:-1].tolist(), rel=1e-12)
+    # As sigma falls only the direction across the line is left: |x2| / (sigma sqrt 2).
+    assert float(found.rows[-1]["curve"]) == pytest.approx(distances[0] / math.sqrt(2), rel=1e-3)
+
+
+def test_exact_scores_bring_samples_to_their_manifold():
+    for name, target in TARGETS.items():
+        arm = Arm(name, 60, solver="heun", target=name)
+        states = sampled(arm, 3, 4000)
+        assert states.shape == (61, 4000, 2)
+        assert float(target.distance(states[-1]).max()) < 1e-6
+        assert torch.equal(sampled(arm, 3, 4000)[-1], states[-1])
+    assert float(states[-1][:, 0].std()) == pytest.approx(1, abs=0.05)  # the last is the Gaussian
+    # D is E[x0 | x]: by the definition, over the points.
+    x, sigma = torch.tensor([[1.5, 0.7]], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
+    from ssi_core.evaluate.exact import POINTS
+
+    weight = torch.exp(-(x - POINTS).square().sum(1) / (2 * 0.8**2))
+    assert torch.allclose(TARGETS["eight-points"].denoise(x, sigma), (weight @ POINTS / weight.sum())[None])
+
+
+def test_wins_are_counted_picture_by_picture(pictures, tmp_path):
+    found = evaluate(short("regimes", pictures), Toy(), tmp_path)
+    arm = found.plan.arms[1]
+    base = {r["index"]: float(r["mse"]) for r in found.of(arm.against)}
+    ours = {r["index"]: float(r["mse"]) for r in found.of(arm.name)}
+    assert wins(found, arm.name, arm.against, "images") == sum(ours[i] < base[i] for i in base) / len(base)
+    assert math.isnan(wins(found, arm.against, "", "images"))
+
+
+def test_what_is_missing_is_said_with_how_to_get_it(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics_room.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    plan = short("table1-bedroom-edm", pictures)
+    assert "lpips" not in plan.metrics
+    assert plan.missing["lpips"].startswith("weights missing: download https://")
+    found = evaluate(plan, Toy(), tmp_path / "out")
+    (table,) = tables(found, PRESETS["table1-bedroom-edm"])
+    column = table.columns.index("lpips")
+    assert [row[column] for row in table.rows[:2]] == ["weights missing"] * 2
+    assert any(note.startswith("lpips: weights missing: download") for note in table.notes)
+    assert "lpips" not in next(csv.reader((tmp_path / "out" / "results.csv").open()))
+    # With the weights there it is measured, and that is another plan.
+    weights = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert "lpips" in short("table1-bedroom-edm", pictures).metrics
+    with pytest.raises(InputError, match="another plan"):
+        evaluate(short("table1-bedroom-edm", pictures), Toy(), tmp_path / "out")
+
+
+def test_lpips_and_brisque_are_the_libraries_own(monkeypatch):
+    """Neither is installed here: stand-ins show that what they are given and what they give goes through unchanged."""
+    import sys
+    import types
+
+    images, back = torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 16, 16) * 2 - 1
+    trip = metrics_room.Trip(images, torch.randn(2, 3, 16, 16), back, 4)
+    lpips, piq = types.ModuleType("lpips"), types.ModuleType("piq")
+    lpips.LPIPS = lambda net, verbose: lambda a, b: (a - b).square().flatten(1).mean(1).reshape(-1, 1, 1, 1)
+    piq.brisque = lambda x, data_range: x.mean() * 100
+    monkeypatch.setitem(sys.modules, "lpips", lpips)
+    monkeypatch.setitem(sys.modules, "piq", piq)
+    metrics_room._alexnet.cache_clear()
+    assert METRICS["lpips"].of(trip).tolist() == pytest.approx(mse(back, images).tolist(), rel=1e-5)
+    wanted = ((back + 1) / 2).mean((1, 2, 3)) * 100
+    assert METRICS["brisque"].of(trip).tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    metrics_room._alexnet.cache_clear()
+
+
+def test_the_floor_beside_each_figure_is_that_of_the_plans_shape():
+    assert floors((3, 256, 256))["chan"] == pytest.approx(0.0031, abs=5e-5)
+    assert floors((3, 32, 32))["chan"] == pytest.approx(0.0249, abs=2e-4)
+    assert floors((3, 32, 32))["std"] == pytest.approx(1, abs=1e-3)
+
+
+def test_unknown_presets_and_numbers_are_refused(pictures):
+    with pytest.raises(InputError, match="preset 'table3': unknown; known are table1-bedroom-ddim"):
+        plan_of("table3", model="toy", denoise=Toy(), images=str(pictures))
+    for wrong in ({"limit": -1}, {"seed": -1}, {"batch": 0}):
+        with pytest.raises(InputError, match="must be 0 or more, batch"):
+            plan_of("nfe", model="toy", denoise=Toy(), images=str(pictures), **wrong)

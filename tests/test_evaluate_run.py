@@ -1,0 +1,279 @@
+"""An evaluation carried out: the same table whoever computes it, however often it is stopped."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from evaluations import ARMS, SIZE, Toy, folder, plan
+
+from ssi_core import DenoiserError, InputError, invert, karras_sigmas, load_image, mse, reconstruct
+from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
+from ssi_core.evaluate.plan import Arm
+from ssi_core.evaluate.report import write_report
+from ssi_core.evaluate.store import PARTS, RESULTS
+from ssi_core.inversion import Cancelled
+
+WORKER = Path(__file__).with_name("evaluations.py")
+EVALUATIONS = 25
+"""More than half of what the toy plan takes in one process."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("pictures") / "set")
+
+
+@pytest.fixture(scope="module")
+def wanted(pictures, tmp_path_factory):
+    """The table that one undisturbed process makes."""
+    out = tmp_path_factory.mktemp("one")
+    evaluate(plan(pictures, Toy()), Toy(), out)
+    return (out / RESULTS).read_bytes()
+
+
+def processes(pictures, out, count, fatal=0, mortal=0):
+    """Run an evaluation in `count` processes; returns their (exit code, stderr)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(count):
+        environment = {
+            **os.environ, "RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]),
+        }  # fmt: skip
+        command = [sys.executable, str(WORKER), str(pictures), str(out), str(fatal), str(mortal)]
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    return [(p.returncode, said) for p in started for said in [p.communicate(timeout=120)[1]]]
+
+
+def test_rows_say_what_inversion_and_its_figures_are(pictures, tmp_path):
+    found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    assert [(r["arm"], r["index"]) for r in found.rows] == [(a.name, str(i)) for a in ARMS for i in range(7)]
+    row = next(r for r in found.rows if (r["arm"], r["index"]) == ("SSI", "5"))
+    x0 = load_image(pictures / row["image"], SIZE)
+    inverted = invert(Toy(), x0, karras_sigmas(5), skip=0.1, solver="euler", seed=5)
+    back = reconstruct(Toy(), inverted.noise, inverted.sigmas, solver="euler")
+    assert float(row["mse"]) == pytest.approx(float(mse(back, x0)), rel=1e-6)
+    assert float(row["std"]) == pytest.approx(float(inverted.noise.std()), rel=1e-6)
+    assert int(row["nfe"]) == 2 * inverted.nfe + 1
+    assert {r["plan"] for r in found.rows} == {found.plan.digest}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_table_is_the_same_bits_from_any_number_of_processes(pictures, tmp_path, wanted, count):
+    assert [code for code, _ in processes(pictures, tmp_path, count)] == [0] * count
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+    assert not (tmp_path / PARTS).exists()
+
+
+@pytest.mark.parametrize("mortal", [0, 1])
+def test_a_process_that_dies_is_reported_and_a_rerun_completes(pictures, tmp_path, wanted, mortal):
+    ended = processes(pictures, tmp_path, 2, fatal=EVALUATIONS, mortal=mortal)
+    assert ended[mortal][0] == 9
+    assert ended[1 - mortal][0] == 2
+    assert "run the same command again" in ended[1 - mortal][1]
+    parts = {p: p.read_text() for p in (tmp_path / PARTS).iterdir()}
+    assert all(len(text.splitlines()) > 1 for text in parts.values())  # both had begun
+    # Completed by another number of processes than began it.
+    assert [code for code, _ in processes(pictures, tmp_path, 3)] == [0, 0, 0]
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+@pytest.mark.parametrize("fatal", [1, 10, 40, 70])
+def test_a_killed_run_goes_on_where_it_was(pictures, tmp_path, wanted, fatal):
+    ((code, _),) = processes(pictures, tmp_path, 1, fatal=fatal)
+    assert code == 9
+    before = sum(len(p.read_text().splitlines()) - 1 for p in (tmp_path / PARTS).iterdir())
+    toy = Toy()
+    evaluate(plan(pictures, toy), toy, tmp_path)
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+    fresh = Toy()
+    evaluate(plan(pictures, fresh), fresh, tmp_path.with_name(tmp_path.name + "-fresh"))
+    assert (toy.count < fresh.count) == (before > 0)  # nothing that was there was computed again
+    done = Toy()
+    evaluate(plan(pictures, done), done, tmp_path)
+    assert done.count == 0
+
+
+def test_killed_between_two_rows_of_one_batch(pictures, tmp_path, wanted):
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    lines = wanted.splitlines(keepends=True)
+    (tmp_path / RESULTS).write_bytes(b"".join(lines[:4] + lines[5:]))
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+def test_batch_size_changes_nothing_where_the_model_rounds_alike(pictures, tmp_path):
+    """The toy is elementwise; a network rounds a batch otherwise than single pictures (docs/reproduction.md)."""
+    tables = []
+    for batch in (1, 3, 7):
+        out = tmp_path / str(batch)
+        evaluate(plan(pictures, Toy(), batch=batch), Toy(), out)
+        tables.append([{**row, "plan": ""} for row in csv.DictReader((out / RESULTS).open())])
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_another_plan_is_refused_and_named(pictures, tmp_path):
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    with pytest.raises(InputError, match=r"results of another plan \(seed: 0 there, 1 here\)"):
+        evaluate(plan(pictures, Toy(), seed=1), Toy(), tmp_path)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(InputError, match="results without their plan"):
+        evaluate(plan(pictures, Toy(), seed=1), Toy(), tmp_path)
+
+
+def test_a_plan_is_the_same_after_being_saved(pictures, tmp_path):
+    for name in ("table1-bedroom-ddim", "fig14", "nfe"):
+        one = plan_of(name, model="toy", denoise=Toy(), images=str(pictures))
+        one.save(tmp_path)
+        assert Plan.load(tmp_path) == one
+        assert Plan.load(tmp_path).digest == one.digest
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="is damaged"):
+        Plan.load(tmp_path)
+
+
+def test_a_model_that_fails_is_recorded_and_the_rest_goes_on(pictures, tmp_path):
+    toy = Toy(fatal=3, error=DenoiserError("NaN at step 3"))
+    found = evaluate(plan(pictures, toy), toy, tmp_path)
+    assert [(r["arm"], r["index"], r["mse"], r["failed"]) for r in found.failed] == [
+        ("base", "0", "", "NaN at step 3"), ("base", "1", "", "NaN at step 3"),
+    ]  # fmt: skip
+    (table,) = write_report(found)
+    assert table.rows[0][1] == "5 (2 failed)"
+
+
+def test_cancelling_keeps_what_was_done(pictures, tmp_path, wanted):
+    toy = Toy(fatal=30, error=Cancelled("stopped"))
+    with pytest.raises(Cancelled):
+        evaluate(plan(pictures, toy), toy, tmp_path)
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"is_flow": True}, "is a flow model"),
+        ({"channels": 4}, "takes 4 channels"),
+        ({"image_size": None}, "does not tell its image size"),
+        ({"sigma_min": 0.15}, "adds noise up to 0.1, under the model's smallest level 0.15"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(pictures, tmp_path, changes, said):
+    toy = Toy()
+    given = plan(pictures, toy)
+    for name, value in changes.items():
+        setattr(toy, name, value)
+    with pytest.raises(InputError, match=said):
+        evaluate(given, toy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ddim_levels_outside_the_model_are_left_out_and_said():
+    arm = Arm("a", 500, 0.1, "euler", kappa=(1, 1000, 2))
+    levels, note = arm.sigmas(0.002, 80.0)
+    assert float(levels[0]) <= 80
+    assert "of 500 DDIM levels" in note
+    assert arm.sigmas(0.01, 157.5)[1] == ""
+    with pytest.raises(InputError, match="another kind of model"):
+        arm.sigmas(0.002, 0.5)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, monkeypatch):
+    """Pictures are read when they are needed: at no time are more alive than a batch."""
+    root = folder(tmp_path / "many", count=40)
+    seen, most, read = [], 0, bench.read_picture
+
+    def watched(*arguments):
+        nonlocal most
+        pixels = read(*arguments)
+        seen.append(weakref.ref(pixels))
+        most = max(most, sum(one() is not None for one in seen))
+        return pixels
+
+    monkeypatch.setattr(bench, "read_picture", watched)
+    evaluate(plan(root, Toy()), Toy(), tmp_path / "out")
+    assert len(seen) == 40 * len(ARMS)
+    assert most == 2
+
+
+def test_a_killed_report_leaves_whole_files_and_is_made_again(pictures, tmp_path, monkeypatch):
+    found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    write_report(found)
+    page = (tmp_path / "report.html").read_bytes()
+    from ssi_core.evaluate import report
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "page", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        write_report(found)
+    assert (tmp_path / "report.html").read_bytes() == page
+    monkeypatch.undo()
+    write_report(load_results(tmp_path))
+    assert (tmp_path / "report.html").read_bytes() == page
+
+
+def test_the_report_is_one_file_without_outside_references(pictures, tmp_path):
+    found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    (tmp_path / "plots").mkdir()
+    (table,) = write_report(found)
+    words = (tmp_path / "report.html").read_text()
+    for outside in ("http://", 'src="/', "href=", "<script", "url("):
+        assert outside not in words
+    assert words.count("data:image/png;base64,") == 1
+    assert "true Gaussian noise" in words
+    assert [row[0] for row in table.rows] == ["base", "SSI", "SSI heun", "true Gaussian noise"]
+    first = (tmp_path / "plots" / "wins.svg").read_bytes()
+    write_report(found)
+    assert (tmp_path / "plots" / "wins.svg").read_bytes() == first
+
+
+def test_ctrl_c_on_the_command_line_and_going_on(tmp_path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "ssi_core",
+        "evaluate",
+        "regimes",
+        "--limit",
+        "1",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    part = out / PARTS / "0.csv"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (part.exists() and len(part.read_bytes().splitlines()) > 2):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    rows = len(part.read_bytes().splitlines()) - 1
+    assert rows >= 2
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert len(load_results(out).rows) == 24
+    assert (out / "report.html").exists()
+
+
+def test_frozen_seeds_do_not_depend_on_torch_defaults(pictures, tmp_path, wanted):
+    torch.manual_seed(99)
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    assert (tmp_path / RESULTS).read_bytes() == wanted
