@@ -18,6 +18,7 @@ from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.tables import floors, tables, wins
 from ssi_core.evaluate.trajectories import sampled
 from ssi_core.models.presets import PRESETS as ROWS
+from ssi_core.process import DiscreteVP
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,13 @@ def test_every_preset_makes_its_tables_plots_and_page(name, pictures, tmp_path):
 
 
 def test_the_rows_of_table_1_are_the_papers_settings():
+    levels = DiscreteVP("linear")
     for which in ("bedroom-ddim", "bedroom-edm", "imagenet-ddim"):
         base, ours = PRESETS[f"table1-{which}"].arms
         for arm, row in ((base, ROWS[f"{which}-base"]), (ours, ROWS[f"{which}-ssi"])):
-            assert torch.equal(
-                torch.as_tensor(arm.sigmas(0.002, 1000.0)[0]), row.sigmas()[: len(arm.sigmas(0.002, 1000.0)[0])]
-            )
-            assert (arm.skip, arm.solver) == (row.skip(), row.solver)
+            found = torch.as_tensor(arm.sigmas(0.002, 1000.0)[0])
+            assert torch.equal(found, row.sigmas(levels)[: len(found)])
+            assert (arm.skip, arm.solver) == (row.skip(levels), row.solver)
         assert PRESETS[f"table1-{which}"].limit == 300
     assert len(PRESETS["table2"].arms) == 12
     assert {(a.steps, a.skip) for a in PRESETS["table2"].arms} == {

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InputError
 from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
+from ..models.presets import DDIM
 from ..models.presets import PRESETS as ROWS
+from ..models.presets import Preset as Row
+from ..process import DiscreteVP
 from .images import DEMO
 from .metrics import available
 from .plan import Arm, Plan
 from .study import STUDIES
 
+PAPERS = DiscreteVP("linear")
+"""The levels of the paper's DDIM models."""
 Paper = Mapping[str, Mapping[str, float]]
 """Arm -> metric -> the figure that the paper prints."""
 
@@ -51,11 +56,17 @@ GAUSSIAN = "Gaussian"
 """The row of true Gaussian noise."""
 
 
+def _arm(name: str, row: Row) -> Arm:
+    """A row of Table 1, at the levels of the model that the paper measured it on."""
+    kappa = (row.indices.start, row.indices.stop, row.indices.step) if isinstance(row, DDIM) else None
+    return Arm(name, len(row.sigmas(PAPERS)) - 1, row.skip(PAPERS), row.solver, kappa)
+
+
 def _table1(which: str, model: str, data: str, paper: Paper, demo: int) -> Preset:
     base, ours = ROWS[f"{which}-base"], ROWS[f"{which}-ssi"]
     arms = (
-        Arm("base", base.steps, base.skip(), base.solver, base.kappa),
-        Arm("SSI", ours.steps, ours.skip(), ours.solver, ours.kappa, against="base"),
+        _arm("base", base),
+        replace(_arm("SSI", ours), against="base"),
     )
     return Preset(
         f"Table 1, {data}", "Table 1", "SSI's noise should lie on the Gaussian row, and its reconstruction be better",
@@ -67,7 +78,7 @@ def _row(*figures: float) -> dict[str, float]:
     return dict(zip(("chan", "hori", "vert", "mse", "lpips", "ssim"), figures, strict=False))
 
 
-_KAPPA_39 = ROWS["bedroom-ddim-ssi"].skip()
+_KAPPA_39 = ROWS["bedroom-ddim-ssi"].skip(PAPERS)
 _FLOOR = _row(0.003, 0.050, 0.050)
 _TABLE2 = {
     (40, 0.0): (0.028, 0.404, 0.626), (40, 0.01): (0.026, 0.366, 0.693), (40, 0.1): (0.024, 0.307, 0.741),
