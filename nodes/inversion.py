@@ -19,8 +19,17 @@ from .fields import (
     solver_input,
 )
 from .host.levels import HostProcess, schedule, top_of, way_back
-from .host.sampling import SolverSampler, as_latent, guider_for, injected_noise, latent_samples, run_inversion, seeds_of
-from .host.show import blocked, on_node
+from .host.sampling import (
+    SolverSampler,
+    as_latent,
+    guider_for,
+    has_scheduled_hooks,
+    injected_noise,
+    latent_samples,
+    run_inversion,
+    seeds_of,
+)
+from .host.show import blocked, on_node, warn
 from .noise import InvertedNoise, noise_of_state, shape
 
 
@@ -158,7 +167,11 @@ class SSIInverseSampler(SolverChecked):
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
         report = _report(process, found, cfg, how, latent.get("noise_mask") is not None)
-        on_node(report)
+        if has_scheduled_hooks(positive, negative):
+            report += "\nWarning: hook keyframes move on only while sigma falls, so the first one held all the way up"
+            warn(report)
+        else:
+            on_node(report)
         states: Any = blocked("states: turn keep_states on to get them")
         if found.states is not None:
             every = found.states.transpose(0, 1).flatten(0, 1)

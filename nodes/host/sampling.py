@@ -195,6 +195,13 @@ def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     return guider
 
 
+def has_scheduled_hooks(*prompts: Any) -> bool:
+    """Whether a prompt's hooks change along the schedule: core moves them on only while sigma falls."""
+    groups = [facts.get("hooks") for prompt in prompts for _, facts in prompt or ()]
+    hooks = [hook for group in groups if group is not None for hook in group.hooks]
+    return any(len(getattr(hook.hook_keyframe, "keyframes", ())) > 1 for hook in hooks)
+
+
 def _wants_prompt(model: Any) -> bool:
     # Asked of the class: the host's configurations answer None, with a warning, to whatever they do not have.
     return hasattr(type(model.model.model_config), "clip_target")

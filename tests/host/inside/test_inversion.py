@@ -369,6 +369,24 @@ def test_patches_that_look_at_the_schedule_see_it_falling(direction):
     assert seen and all(float(s[0]) > float(s[-1]) for s in seen)
 
 
+def test_hook_keyframes_are_warned_of(caplog):
+    import comfy.hooks
+
+    def prompt(count):
+        hook = comfy.hooks.Hook()
+        for i in range(count):
+            hook.hook_keyframe.add(comfy.hooks.HookKeyframe(strength=1.0, start_percent=i / 2))
+        group = comfy.hooks.HookGroup()
+        group.add(hook)
+        return [[conditioning()[0][0], {"hooks": group}]]
+
+    model = model_of("eps")
+    for count in (0, 1):
+        assert "keyframes" not in invert(model, picture(), steps=4, positive=prompt(count))[3]
+    assert "first one held all the way up" in invert(model, picture(), steps=4, positive=prompt(2))[3]
+    assert "keyframes" in caplog.text
+
+
 def test_noise_is_picked_by_the_image_s_index():
     model, latent = model_of("eps"), picture(batch=4)
     part = {"samples": latent["samples"][2:], "batch_index": [2, 3]}
