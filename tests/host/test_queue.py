@@ -287,7 +287,7 @@ def test_the_websocket_comes_back(server, monkeypatch):
 
     original = Events.next
     monkeypatch.setattr(Events, "next", broken)
-    job = Job(server, slow(100))
+    job = Job(server, slow(400))
     job.run()
     assert job.error is None
     assert "progress_state" in drops

@@ -99,7 +99,7 @@ def bad():
         "a size that the model cannot take": (
             wired({"To latent__pixels": ["x", 0]},
                   x=node("ImageScale", image=picture, upscale_method="area", width=40, height=27, crop="disabled")),
-            JobError, "'Invert' failed: latent: 40x27 pixels, where demo32 takes multiples of"),
+            JobError, "'Invert' failed: latent: 40x27 pixels, where demo32 takes 32x32 only"),
         "a noise file that is not there": (
             wired({"Sample__noise": ["x", 0]}, x=node("SSINoiseLoad", "Kept", file="[output] gone.ssi.safetensors")),
             InputError, "'Kept', input file: file '.*gone.ssi.safetensors': is not in the output or input folder"),
@@ -119,7 +119,7 @@ def bad():
             wired({"Invert__sigmas": ["x", 0]}, x=levels(80, 5, 5, 0.5, 0)), JobError, "'Invert' failed: sigmas"),
         "sigmas of another model": (
             wired({"Invert__sigmas": ["x", 0]}, x=levels(900, 5, 0.5, 0)), JobError,
-            "'Invert' failed: sigmas: begin at 900, above this model's largest level, 80"),
+            "'Invert' failed: sigmas: reach 900, where this model's levels run from"),
         "sigmas that go up and down": (
             wired({"Invert__sigmas": ["x", 0]}, x=levels(80, 5, 9, 0.5, 0)), JobError, "'Invert' failed: sigmas"),
         "sigmas that rise from 0": (
@@ -129,7 +129,7 @@ def bad():
             wired({"Sample__sigmas": ["x", 0]}, x=levels(80, 5, 5, 0)), JobError, "'Sample' failed: sigmas"),
         "a noise of another size": (
             wired({"Sample__latent_image": ["x", 0]},
-                  x=node("SSIEmptyPixelLatent", width=64, height=64, batch_size=1, model=model)),
+                  x=node("SSIEmptyPixelLatent", width=64, height=64, batch_size=1)),
             JobError, "'Sample' failed: noise: is of shape 1x3x32x32, the latent of 1x3x64x64"),
     }  # fmt: skip
 
