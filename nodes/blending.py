@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from ..ssi_core.frames import mix
 from ..ssi_core.gaussianity import CHANCE
 from ..ssi_core.metrics import cosine
 from .fields import CATEGORY, weight_inputs, weight_rows
-from .host.show import on_node, warn
-from .noise import InvertedNoise, noise_of, shape
+from .host.show import shape, tell
+from .noise import InvertedNoise, noise_of
 
 NEARLY_PARALLEL = 0.95
 OFF_UNIT = 0.05
@@ -90,11 +91,7 @@ class SSINoiseBlend(io.ComfyNode):
         result = blend(units, rows, name)
         if mask is not None:
             result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result, len(rows)))
-        report, complaints = _findings(units, result, name, rows)
-        if complaints:
-            warn(report)
-        else:
-            on_node(report)
+        report = tell(_report(units, result, name, rows), _complaints(units))
         noise = found[0].with_unit(result)
         return io.NodeOutput(noise, noise.empty_latent(), report)
 
@@ -225,29 +222,40 @@ def _fitted(mask: Tensor, noise: Tensor, frames: int) -> Tensor:
     return resized.reshape(len(resized), *[1] * (noise.ndim - 3), *size)
 
 
-def _findings(units: list[Tensor], result: Tensor, method: str, rows: list) -> tuple[str, bool]:
-    """(a report, whether it holds a complaint)."""
-    lines = [f"{method}, {len(units)} noises, {len(rows)} frame(s): {shape(result)}"]
-    complaints = []
-    for i, unit in enumerate(units, 1):
-        size = float(unit.flatten(1).norm(dim=1).mean()) / unit[0].numel() ** 0.5
-        lines.append(f"noise {i}: norm {size:.3f} (1 is unit noise)")
-        if abs(size - 1) > max(OFF_UNIT, CHANCE / (2 * unit[0].numel()) ** 0.5):
-            complaints.append(
-                f"noise {i} is not unit noise (norm {size:.3f}): its inversion left structure in it, or failed"
-            )
-    for i in range(len(units)):
-        for j in range(i + 1, len(units)):
-            angle = float(cosine(units[i], units[j]).abs().max())
-            lines.append(f"noise {i + 1} and {j + 1}: |cosine| {angle:.3f}")
-            if angle > NEARLY_PARALLEL:
-                complaints.append(
-                    f"noises {i + 1} and {j + 1} are nearly parallel (|cosine| {angle:.3f}): they hold the same "
-                    f"picture or the same seed's noise, and the blend hardly moves"
-                )
-    after = float(result.flatten(1).norm(dim=1).mean()) / result[0].numel() ** 0.5
-    lines.append(f"blend: norm {after:.3f}")
-    return "\n".join([*(f"Warning: {c}" for c in complaints), *lines]), bool(complaints)
+def _report(units: list[Tensor], result: Tensor, method: str, rows: list) -> str:
+    return "\n".join(
+        [
+            f"{method}, {len(units)} noises, {len(rows)} frame(s): {shape(result)}",
+            *(f"noise {i}: norm {_norm(unit):.3f} (1 is unit noise)" for i, unit in enumerate(units, 1)),
+            *(f"noise {i} and {j}: |cosine| {closeness:.3f}" for i, j, closeness in _pairs(units)),
+            f"blend: norm {_norm(result):.3f}",
+        ]
+    )
+
+
+def _complaints(units: list[Tensor]) -> list[str]:
+    off = [(i, _norm(unit), CHANCE / (2 * unit[0].numel()) ** 0.5) for i, unit in enumerate(units, 1)]
+    return [
+        f"noise {i} is not unit noise (norm {norm:.3f}): its inversion left structure in it, or failed"
+        for i, norm, chance in off
+        if abs(norm - 1) > max(OFF_UNIT, chance)
+    ] + [
+        f"noises {i} and {j} are nearly parallel (|cosine| {closeness:.3f}): they hold the same picture or the same "
+        f"seed's noise, and the blend hardly moves"
+        for i, j, closeness in _pairs(units)
+        if closeness > NEARLY_PARALLEL
+    ]
+
+
+def _norm(noise: Tensor) -> float:
+    """Of [B, ...], over sqrt(d), mean over the batch: 1 for unit noise."""
+    return float(noise.flatten(1).norm(dim=1).mean()) / noise[0].numel() ** 0.5
+
+
+def _pairs(units: list[Tensor]) -> list[tuple[int, int, float]]:
+    """(i, j, the batch's largest |cosine|) of every two, counted from 1."""
+    every = combinations(enumerate(units, 1), 2)
+    return [(i, j, float(cosine(a, b).abs().max())) for (i, a), (j, b) in every]
 
 
 NODES: list[type[io.ComfyNode]] = [SSINoiseBlend, SSIConditioningBlend]

@@ -16,8 +16,8 @@ from ..ssi_core.process import Flow
 from .fields import CATEGORY
 from .host.files import new_noise_file, noise_file, noise_files
 from .host.levels import HostProcess, Start
-from .host.show import blocked, on_node
-from .noise import InvertedNoise, shape
+from .host.show import blocked, on_node, shape
+from .noise import InvertedNoise
 
 KIND = "noise"
 NONE_YET = "(no file yet: SSI Save Noise makes one)"

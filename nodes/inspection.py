@@ -16,8 +16,8 @@ from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
 from ..ssi_core.metrics import lpips_or_reason, mse, psnr, ssim
 from ..ssi_core.panel import noise_panel
 from .fields import CATEGORY
-from .host.show import on_node
-from .noise import InvertedNoise, noise_of, shape
+from .host.show import on_node, shape
+from .noise import InvertedNoise, noise_of
 
 PICTURES = 8
 SEEN = 256

@@ -29,8 +29,8 @@ from .host.sampling import (
     run_inversion,
     seeds_of,
 )
-from .host.show import blocked, on_node, warn
-from .noise import InvertedNoise, noise_of_state, shape
+from .host.show import blocked, on_node, shape, tell
+from .noise import InvertedNoise, noise_of_state
 
 
 class SSINoiseInject(io.ComfyNode):
@@ -166,12 +166,10 @@ class SSIInverseSampler(SolverChecked):
             indices=tuple(latent.get("batch_index") or range(len(found.noise))),
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
-        report = _report(process, found, cfg, how, latent.get("noise_mask") is not None)
+        complaints: tuple[str, ...] = ()
         if has_scheduled_hooks(positive, negative):
-            report += "\nWarning: hook keyframes move on only while sigma falls, so the first one held all the way up"
-            warn(report)
-        else:
-            on_node(report)
+            complaints = ("hook keyframes move on only while sigma falls, so the first one held all the way up",)
+        report = tell(_report(process, found, cfg, how, latent.get("noise_mask") is not None), complaints)
         states: Any = blocked("states: turn keep_states on to get them")
         if found.states is not None:
             every = found.states.transpose(0, 1).flatten(0, 1)

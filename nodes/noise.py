@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ssi_core.errors import InputError
 from .host.levels import HostProcess, Start
 from .host.sampling import latent_samples
+from .host.show import shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +100,8 @@ def noise_of_state(model: Any, latent: dict[str, Any], sigma: float | None = Non
     samples = latent_samples(model, latent)
     scale = model.get_model_object("latent_format").process_in
     state = scale(samples.cpu())
-    if (
-        start.latent_gain > 0
-    ):  # core will multiply it by so much; at a flow model's sigma 1 by nothing, so it is the state
+    if start.latent_gain > 0:
+        # Core will multiply a latent by so much; at a flow model's sigma 1 it is 0, and the latent is the state itself.
         state = start.latent_gain * state
     return InvertedNoise(unit=state / start.noise_gain, start=start, seed=seed, latent_in=scale)
 
@@ -135,7 +135,3 @@ def noise_of(
     start = like.start if like is not None else Start(0.0, 1.0, 0.0)
     scale = like.latent_in if like is not None else None
     return InvertedNoise(unit=drawn, start=start, seed=getattr(value, "seed", 0), latent_in=scale)
-
-
-def shape(x: Tensor) -> str:
-    return "x".join(str(n) for n in x.shape)

@@ -166,7 +166,7 @@ class EmptyPixelLatent(io.ComfyNode):
             raise InputError(f"width, height: 0 stands for the model's own size; {why} give both in pixels")
         samples = torch.zeros(batch_size, pixels.channels if pixels else 3, height or own or 0, width or own or 0)
         if pixels is not None:
-            pixels.check_shape(samples.shape)
+            pixels.check_shape(samples)
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": 1})
 
 

@@ -67,10 +67,15 @@ def ddim_sigmas(kappa: int | Sequence[int], process: DiscreteVP | None = None) -
     levels = (process or DiscreteVP()).sigmas
     total = len(levels)
     if isinstance(kappa, int | np.integer):
-        stride = next((s for s in range(1, total + 1) if len(range(0, total, s)) == kappa), None)
-        if stride is None:
-            raise InputError(f"kappa {kappa}: no fixed stride gives that many of {total} steps; list the indices")
-        kappa = range(0, total, stride)
+        wanted = int(kappa)
+        strides = {len(range(0, total, stride)): stride for stride in range(total, 0, -1)}
+        if wanted not in strides:
+            near = sorted(sorted(strides, key=lambda count: abs(count - wanted))[:4])
+            raise InputError(
+                f"kappa {wanted}: no fixed stride gives that many of {total} steps; near it are "
+                f"{', '.join(map(str, near))}; or list the indices"
+            )
+        kappa = range(0, total, strides[wanted])
     chosen = sorted((int(k) for k in kappa), reverse=True)
     if not chosen:
         raise InputError("kappa: is empty; give at least one index")

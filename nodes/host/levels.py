@@ -67,15 +67,17 @@ class HostProcess(Process):
         # A flow model's largest sigma is 1 only up to float32's last digit, for many shifts.
         return noise_gain, 0.0 if abs(latent_gain) < NOTHING else latent_gain
 
+    def is_top(self, sigma: float) -> bool:
+        """Whether core takes sampling from here for sampling from noise alone (comfy.samplers.Sampler.max_denoise)."""
+        return math.isclose(self.sigma_max, sigma, rel_tol=1e-5) or sigma > self.sigma_max
+
     def start(self, sigma: float) -> Start:
         """How core begins sampling at this level.
 
         Raises:
             InputError: the model does not begin from noise at all (image-to-image models).
         """
-        # As comfy.samplers.Sampler.max_denoise has it.
-        at_top = math.isclose(self.sigma_max, sigma, rel_tol=1e-5) or sigma > self.sigma_max
-        noise_gain, latent_gain = self.gains(sigma, at_top)
+        noise_gain, latent_gain = self.gains(sigma, self.is_top(sigma))
         if not (math.isfinite(noise_gain) and noise_gain > 0):
             raise InputError("model: it does not start from noise (image to image), so there is no noise to invert to")
         return Start(sigma, noise_gain, latent_gain)
@@ -131,6 +133,17 @@ class HostProcess(Process):
             raise InputError(f"SNR {ratio:g}: must be positive (signal power / noise power; 100 is sigma 0.1)")
         scaled = self.gains(1.0)[0] * math.sqrt(ratio)  # some models' noise is not of unit size
         return float64(1 / (1 + scaled) if self.is_flow else 1 / scaled)
+
+    def as_vp(self) -> DiscreteVP:
+        """The engine's own process of the same counted levels.
+
+        Raises:
+            InputError: a model whose levels are a continuum.
+        """
+        if not self.is_discrete:
+            raise InputError("is for models of discrete levels (SD1.5, SDXL, ADM); use auto")
+        levels = float64(self.sampling.sigmas).cpu()
+        return DiscreteVP(alphas_cumprod=tuple((1 / (1 + levels**2)).tolist()))
 
     def facts(self) -> dict[str, Any]:
         return {"name": self.name, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "flow": self.is_flow}
@@ -188,24 +201,13 @@ def schedule(process: HostProcess, name: str, steps: int) -> Tensor:
     low, high = process.sigma_min, process.sigma_max
     if name == "auto":
         name = "simple" if process.is_flow else "ssi-karras"
-    if name == "ssi-karras":
-        return karras_sigmas(steps, sigma_min=low, sigma_max=high)
-    if name == "ssi-exponential":
-        return exponential_sigmas(steps, sigma_min=low, sigma_max=high)
-    if name == "ssi-ddim":
-        if not process.is_discrete:
-            raise InputError("schedule ssi-ddim: is for models of discrete levels (SD1.5, SDXL, ADM); use auto")
-        levels = float64(process.sampling.sigmas).cpu()
-        vp = DiscreteVP(alphas_cumprod=tuple((1 / (1 + levels**2)).tolist()))
-        possible = sorted({len(range(0, len(levels), stride)) for stride in range(1, len(levels) + 1)})
-        if steps not in possible:
-            near = sorted(possible, key=lambda n: abs(n - steps))[:4]
-            raise InputError(
-                f"steps {steps}: no fixed stride through {len(levels)} levels gives so many (schedule ssi-ddim); near "
-                f"it are {', '.join(map(str, sorted(near)))}"
-            )
-        return ddim_sigmas(steps, vp)
     try:
+        if name == "ssi-karras":
+            return karras_sigmas(steps, sigma_min=low, sigma_max=high)
+        if name == "ssi-exponential":
+            return exponential_sigmas(steps, sigma_min=low, sigma_max=high)
+        if name == "ssi-ddim":
+            return ddim_sigmas(steps, process.as_vp())
         return given_sigmas(comfy.samplers.calculate_sigmas(process.sampling, name, steps))
     except InputError as error:
         raise InputError(f"schedule {name}, {steps} steps: {error}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ from ...ssi_core.models.commands import describe
 from ...ssi_core.models.layers import Layers
 from ...ssi_core.models.recognise import published
 from ...ssi_core.process import VE, DiscreteVP, Process
+from .show import shape
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """In which the engine's networks run, in the order in which the host may choose."""
@@ -71,27 +72,27 @@ class Pixels:
     own_size_only: bool = False
     """Whether pictures of another size, though the network runs on them, come out as nothing good."""
 
-    def check_shape(self, shape: Sequence[int], part: bool = False) -> None:
+    def check_shape(self, latent: Tensor, part: bool = False) -> None:
         """
         Args:
-            shape: of a batch of latents.
+            latent: a batch of them.
             part: they are a part of the picture (an area of the prompt).
 
         Raises:
             InputError: not a batch of images that the network can take.
         """
-        if len(shape) != 4 or shape[1] != self.channels:
+        if latent.ndim != 4 or latent.shape[1] != self.channels:
             raise InputError(
-                f"latent: of shape {'x'.join(map(str, shape))}, where {self.name} takes images of {self.channels} "
+                f"latent: of shape {shape(latent)}, where {self.name} takes images of {self.channels} "
                 f"channels; use SSI Empty Pixel Latent, or VAE Encode with the VAE of SSI Load Pixel Model"
             )
-        height, width = shape[2:]
+        height, width = latent.shape[2:]
         if self.own_size_only and not part and (height != self.size or width != self.size):
             raise InputError(
                 f"latent: {width}x{height} pixels, where {self.name} takes {self.size}x{self.size} only; resize the "
                 f"image before VAE Encode (Upscale Image, crop: center), or use SSI Empty Pixel Latent"
             )
-        if height % self.multiple or width % self.multiple or 0 in shape:
+        if height % self.multiple or width % self.multiple or 0 in latent.shape:
             trained = f" (it was trained on {self.size}x{self.size})" if self.size else ""
             raise InputError(
                 f"latent: {width}x{height} pixels, where {self.name} takes multiples of {self.multiple}{trained}; "
@@ -234,7 +235,7 @@ class PixelNetwork(nn.Module):
                 f"model: a node behind SSI Load Pixel Model changes layers that {pixels.name} has not ({patches[0]}); "
                 f"remove it (PAG, SAG, HyperTile and their like are for latent diffusion models)"
             )
-        pixels.check_shape(x.shape, part=True)
+        pixels.check_shape(x, part=True)
         if class_label is None and pixels.needs_class():
             raise pixels.missing_class("conditioning")
         if class_label is not None and pixels.null_class:
@@ -291,7 +292,7 @@ class PixelBase(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         noise, where = kwargs["noise"], kwargs.get("prompt_type", "conditioning")
-        self.pixels.check_shape(noise.shape)
+        self.pixels.check_shape(noise)
         prompt = kwargs.get("cross_attn")
         if prompt is not None and prompt.numel() > 1 and bool(prompt.any()):
             raise InputError(

@@ -51,12 +51,13 @@ class GuidedDenoiser:
         sigmas: Tensor,
         extra_args: dict[str, Any],
         noise: Tensor,
-        latent_image: Tensor,
-        denoise_mask: Tensor | None,
+        latent: Tensor,
+        mask: Tensor | None,
     ) -> None:
+        self.noise, self.latent, self.mask = noise, latent, mask
         self.model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        self.model.latent_image, self.model.noise = latent_image, noise
-        self.extra_args = {**extra_args, "denoise_mask": denoise_mask}
+        self.model.latent_image, self.model.noise = latent, noise
+        self.extra_args = {**extra_args, "denoise_mask": mask}
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         # Between evaluations, not steps: one step of an implicit solver is many.
@@ -87,15 +88,16 @@ class _Bar:
             self.callback(now.step - 1, now.denoised, now.x, now.steps)
 
 
-class SolverSampler(comfy.samplers.Sampler):
-    """A solver of the engine as SAMPLER: falling sigmas sample, rising ones invert.
+class EngineSampler(comfy.samplers.Sampler):
+    """What the engine does, as SAMPLER: subclasses `walk`; how the host asks and wants its answer is dealt with here.
 
-    It begins as core's samplers do (noise_scaling) and ends as they do (inverse_noise_scaling), except where that would
-    divide by 0: a flow model's end state at sigma = 1 is given as it is.
+    It ends as core's samplers do (inverse_noise_scaling), except where that would divide by 0: a flow model's end state
+    at sigma = 1 is given as it is.
     """
 
-    def __init__(self, solver: str | Solver) -> None:
-        self.solver = find_solver(solver)
+    def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        """The state at the last of `sigmas`."""
+        raise NotImplementedError
 
     def sample(
         self,
@@ -111,15 +113,43 @@ class SolverSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         process = HostProcess(model_wrap.inner_model.model_sampling)
         latent = torch.zeros_like(noise) if latent_image is None else latent_image
-        levels = _monotonic(sigmas)
-        at_top = self.max_denoise(model_wrap, sigmas)
-        x = process.sampling.noise_scaling(sigmas[:1], noise.clone(), latent, at_top)
         # What looks at the schedule (DifferentialDiffusion) knows falling ones only.
-        falling = sigmas if levels[0] > levels[-1] else sigmas.flip(0)
+        falling = sigmas.flip(0) if len(sigmas) and sigmas[0] < sigmas[-1] else sigmas
         denoise = GuidedDenoiser(model_wrap, falling, extra_args, noise, latent, denoise_mask)
         with _Bar(callback, disable_pbar) as bar:
-            x = integrate(denoise, x, levels, self.solver, process, progress=bar).x
+            x = self.walk(denoise, process, sigmas, bar)
         return as_latent(process, x, sigmas[-1:])
+
+
+class SolverSampler(EngineSampler):
+    """A solver alone: falling sigmas sample, rising ones invert. It begins as core's samplers do (noise_scaling)."""
+
+    def __init__(self, solver: str | Solver) -> None:
+        self.solver = find_solver(solver)
+
+    def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        levels = _monotonic(sigmas)
+        at_top = process.is_top(levels[0])
+        x = process.sampling.noise_scaling(sigmas[:1], denoise.noise.clone(), denoise.latent, at_top)
+        return integrate(denoise, x, levels, self.solver, process, progress=progress).x
+
+
+class InversionSampler(EngineSampler):
+    """The engine's `invert`. The latent is the image; noise is its own; the result is in `inversion`."""
+
+    def __init__(self, sigmas: Tensor, skip: float, solver: str | Solver, seeds: Sequence[int], keep: bool) -> None:
+        self.invert = partial(invert, sigmas=sigmas, skip=skip, solver=solver, seed=seeds, keep_states=keep)
+        self.inversion: Inversion | None = None
+
+    def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        found = self.invert(denoise, denoise.latent, process=process, progress=progress)
+        top = float(found.sigmas[0])
+        end = process.from_noise(found.noise, top)
+        if denoise.mask is not None:
+            # Outside a mask samplers show the network this, whatever the state; so the way back has to find it there.
+            end = torch.lerp(process.inject(denoise.latent, denoise.noise, top), end, denoise.mask)
+        self.inversion = replace(found, noise=process.to_noise(end, top))
+        return end
 
 
 def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
@@ -128,43 +158,6 @@ def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
         return x
     left: Tensor = process.sampling.inverse_noise_scaling(sigma, x)
     return left
-
-
-class InversionSampler(comfy.samplers.Sampler):
-    """The engine's `invert` as SAMPLER. The latent is the image; noise is its own; the result is in `inversion`."""
-
-    def __init__(
-        self, process: HostProcess, sigmas: Tensor, skip: float, solver: str | Solver, seeds: Sequence[int], keep: bool
-    ) -> None:
-        self.invert = partial(
-            invert, sigmas=sigmas, skip=skip, solver=solver, seed=seeds, process=process, keep_states=keep
-        )
-        self.process = process
-        self.inversion: Inversion | None = None
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-        **kwargs: Any,
-    ) -> Tensor:
-        assert latent_image is not None
-        denoise = GuidedDenoiser(model_wrap, sigmas.flip(0), extra_args, noise, latent_image, denoise_mask)
-        with _Bar(callback, disable_pbar) as bar:
-            found = self.invert(denoise, latent_image, progress=bar)
-        top = float(found.sigmas[0])
-        end = self.process.from_noise(found.noise, top)
-        if denoise_mask is not None:
-            # Outside a mask samplers show the network this, whatever the state; so the way back has to find it there.
-            end = torch.lerp(self.process.inject(latent_image, noise, top), end, denoise_mask)
-        self.inversion = replace(found, noise=self.process.to_noise(end, top))
-        return as_latent(self.process, end, sigmas[-1:])
 
 
 def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
@@ -227,12 +220,11 @@ def run_inversion(
         (inversion, end state as a LATENT's samples).
     """
     model = guider.model_patcher
-    process = HostProcess.of(model)
     samples = latent_samples(model, latent)
     seeds = seeds_of(latent, seed)
     rising = sigmas.flip(0).float()
     rising = rising[1:] if skip > 0 else rising
-    sampler = InversionSampler(process, sigmas, skip, solver, seeds, keep_states)
+    sampler = InversionSampler(sigmas, skip, solver, seeds, keep_states)
     masked = latent.get("noise_mask") is not None
     noise = injected_noise(samples, seeds) if skip > 0 or masked else torch.zeros_like(samples)
     end = guider.sample(

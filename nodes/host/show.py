@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
+from torch import Tensor
 
 
 def on_node(text: str) -> None:
@@ -19,10 +21,21 @@ def on_node(text: str) -> None:
         server.send_progress_text(text, running.node_id)
 
 
-def warn(text: str) -> None:
-    """Say what the result is still given despite of: in the server's log and on the node."""
-    logging.warning("SSI: %s", text)
+def tell(report: str, complaints: Sequence[str] = ()) -> str:
+    """Show a report on the node; with complaints (what the result is still given despite of) before it, and in the log.
+
+    Returns:
+        The whole text.
+    """
+    text = "\n".join([*(f"Warning: {complaint}" for complaint in complaints), report])
+    if complaints:
+        logging.warning("SSI: %s", text)
     on_node(text)
+    return text
+
+
+def shape(x: Tensor) -> str:
+    return "x".join(str(n) for n in x.shape)
 
 
 def blocked(why: str) -> Any:
