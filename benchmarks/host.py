@@ -47,14 +47,14 @@ def main() -> None:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"SSI_PACK": str(pack)}
         command = [str(python), str(Path(__file__).resolve()), *sys.argv[1:]]
 
-        def run(*more: str) -> str:
-            done = subprocess.run(
-                [*command, *more], env=environment, cwd=base, check=True, stdout=subprocess.PIPE, text=True
-            )
-            return done.stdout
+        def run(*more: str, wanted: bool = False) -> str:
+            out = subprocess.PIPE if wanted else None
+            return subprocess.run(
+                [*command, *more], env=environment, cwd=base, check=True, stdout=out, text=True
+            ).stdout
 
-        print(run("--part", "compare"), end="")
-        same = run("--part", "bits") == run("--part", "bits", "--without")
+        run("--part", "compare")
+        same = run("--part", "bits", wanted=True) == run("--part", "bits", "--without", wanted=True)
         print(f"core's KSampler with the pack installed and without: {'the same bits' if same else 'DIFFERENT'}")
 
 
@@ -125,17 +125,18 @@ def compare(o: argparse.Namespace, import_seconds: float) -> None:
 
     sample()
     assert len(evaluations) == 2 * up, (up, len(evaluations))
+    print(f"{o.kind}, {o.batch} x {o.side}x{o.side}, {up} evaluations, torch {torch.__version__}", flush=True)
     pairs = []
-    for _ in range(o.repeats):
+    for i in range(o.repeats):
         times = []
         for job in (invert, sample):
             began = time.perf_counter()
             job()
             times.append(time.perf_counter() - began)
         pairs.append(tuple(times))
+        print(f"pair {i + 1} of {o.repeats}: inversion {times[0]:.3f} s, core {times[1]:.3f} s", flush=True)
     ratios = [a / b for a, b in pairs]
     fastest = [min(column) for column in zip(*pairs, strict=True)]
-    print(f"{o.kind}, {o.batch} x {o.side}x{o.side}, {up} evaluations, torch {torch.__version__}")
     print(
         f"wall: {fastest[0]:.3f} / {fastest[1]:.3f} s = {fastest[0] / fastest[1]:.3f} (fastest), median of pairs "
         f"{statistics.median(ratios):.3f}, all {min(ratios):.3f}..{max(ratios):.3f}; required <= 1.03"

@@ -276,18 +276,18 @@ def _settings(text: str) -> dict[str, Any]:
     """ "num_heads=4, noise_schedule=linear" as arguments of `load_checkpoint`.
 
     Raises:
-        ValueError: something that is no name=value.
+        InputError: something that is no name=value, or a name twice.
     """
     settings: dict[str, Any] = {}
     # A comma divides two settings only where another name= follows: channel_mult=1,2,4 is one.
     for setting in re.split(r"[,;\s]+(?=[^\s,;=]+\s*=)", text.strip()) if text.strip() else []:
         name, equals, value = (part.strip(" ,;\n\t") for part in setting.partition("="))
         if not equals or not value or not name.isidentifier() or name in _RESERVED:
-            raise ValueError(
+            raise InputError(
                 f"arguments: {setting!r} is no name=value; write for example num_head_channels=64, name=lsun_cat"
             )
         if name in settings:
-            raise ValueError(f"arguments: {name} is given twice")
+            raise InputError(f"arguments: {name} is given twice")
         try:
             settings[name] = json.loads(value.lower() if value in ("True", "False") else value)
         except ValueError:

@@ -9,6 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], fac
         tensors: name -> tensor, any device and dtype; stored bit for bit.
         facts: JSON-serialisable provenance.
     """
-    document = json.dumps({"format": FORMAT, "kind": kind, "facts": dict(facts)}, sort_keys=True)
     # Cloned, because safetensors refuses tensors that share storage.
     whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    content = {"format": FORMAT, "kind": kind, "facts": dict(facts), "sha256": _digests(whole)}
+    document = json.dumps(content, sort_keys=True)
     with replacing(path) as beside:
         save_file(whole, beside, metadata={"ssi": document})
+
+
+def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of each tensor's bytes: a flipped bit in a noise is still a noise, so that nothing else would notice it."""
+    return {name: sha256(t.reshape(-1).view(torch.uint8).numpy().data).hexdigest() for name, t in tensors.items()}
 
 
 def kind_of(path: str | Path) -> str | None:
@@ -85,7 +92,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         (tensors on the CPU, facts).
 
     Raises:
-        InputError: the file is missing, truncated, not an artefact of ours, of another kind, or of a newer format.
+        InputError: the file is missing, truncated, damaged, not an artefact of ours, of another kind, or of a newer format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -107,4 +114,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise InputError(f"artefact {path}: format {version} is newer than this version reads ({FORMAT}); update")
     if found != kind:
         raise InputError(f"artefact {path}: holds {found!r}, where {kind!r} is wanted")
+    # Files from before there were any have none.
+    if "sha256" in content and content["sha256"] != _digests(tensors):
+        raise InputError(f"artefact {path}: its tensors are not those that were saved; the file is damaged")
     return tensors, facts

@@ -95,7 +95,7 @@ FIGURES: dict[str, Rule] = {
     "vert": Rule("mean |correlation| of adjacent rows (VERT)", 0.03, above=_STRUCTURE),
     "mean": Rule("mean", 0.03, above="the noise is shifted", below="the noise is shifted"),
     "std": Rule("standard deviation", 0.05, above="the noise is too strong", below="the noise has collapsed"),
-    "chi_z": Rule("z-score of the norm", math.inf),
+    "chi_z": Rule("z-score of the norm (told, not judged)", math.inf),
     "ks": Rule("Kolmogorov-Smirnov distance from N(0, 1)", 0.02, above="its histogram is not the normal curve"),
     "skew": Rule("skewness", 0.15, above="its histogram leans", below="its histogram leans"),
     "kurtosis": Rule("excess kurtosis", 0.3, above="too many extreme values", below="too few extreme values"),

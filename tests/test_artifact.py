@@ -57,6 +57,22 @@ def test_views_are_saved_as_what_they_show(tmp_path):
     assert all(torch.equal(found[name], view) for name, view in views.items())
 
 
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, "noise", {"noise": normal(3, 8, 8), "sigmas": torch.tensor([1.0, 0.0])}, {})
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        load_tensors(path, "noise")
+
+
+def test_artefacts_from_before_there_were_checksums_are_read(tmp_path):
+    document = json.dumps({"format": 1, "kind": "noise", "facts": {}})
+    save_file({"noise": torch.ones(2)}, tmp_path / "x.safetensors", metadata={"ssi": document})
+    assert torch.equal(load_tensors(tmp_path / "x.safetensors", "noise")[0]["noise"], torch.ones(2))
+
+
 def test_tensors_that_share_memory_are_saved(tmp_path):
     base = normal(4, 6)
     save_tensors(tmp_path / "x.safetensors", "noise", {"all": base, "first": base[0]}, {})

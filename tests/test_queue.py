@@ -1,5 +1,6 @@
 """`ssi comfy run` against a small server without a websocket: what it sends, what it says, what it writes."""
 
+import copy
 import json
 import os
 import signal
@@ -230,6 +231,22 @@ def test_a_refusal_in_words(fake, file, capsys):
     assert "node 2 'Half v1.5', input width: 99 is above its largest value, 64\n" in err
     assert "node 2 'Half v1.5', input how: no\n" in err
     assert "node 2 'Half v1.5': Something new\n" in err
+
+
+def test_a_missing_model_file_is_named_with_where_it_comes_from(fake):
+    graph = copy.deepcopy(GRAPH)
+    graph["2"]["_meta"]["models"] = [{"name": "b.pt", "url": "https://there/b.pt", "directory": "checkpoints"}]
+    said = {"input_name": "how", "received_value": "b.pt"}
+    fault = {"type": "value_not_in_list", "message": "no", "details": "not in []", "extra_info": said}
+    fake.refuse = {"node_errors": {"2": {"errors": [fault]}}}
+    with pytest.raises(
+        InputError, match=r"b\.pt.*get it from https://there/b\.pt into the server's models/checkpoints$"
+    ):
+        run_workflow(graph, fake.address)
+    for broken in ([{"name": "c.pt"}], {"name": "b.pt"}, ["b.pt", {"name": "b.pt", "url": None}]):
+        graph["2"]["_meta"]["models"] = broken
+        with pytest.raises(InputError, match=r"'b\.pt' is not one of its choices \(not in \[\]\)$"):
+            run_workflow(graph, fake.address)
 
 
 def test_outputs_are_never_written_over(fake, tmp_path):

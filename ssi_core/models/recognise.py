@@ -199,8 +199,8 @@ def _family(tensors: Tensors, path: str | Path) -> Family:
             return family
     examples = ", ".join(shown(name) for name in list(tensors.shapes)[:3])
     raise InputError(
-        f"{path}: is no pixel model that is known here ({', '.join(f.name for f in FAMILIES)}); its tensors are called "
-        f"{examples}, ..."
+        f"{path}: is no pixel model that is known here ({', '.join(f.name for f in FAMILIES)}); "
+        + (f"its tensors are called {examples}, ..." if examples else "it holds no tensors")
     )
 
 

@@ -60,7 +60,8 @@ def _fault(workflow: Workflow, node: str, error: Mapping[str, Any]) -> str:
     if kind == "value_bigger_than_max" and "max" in options:
         return f"{where}: {value} is above its largest value, {options['max']}"
     if kind == "value_not_in_list":
-        return f"{where}: {value!r} is not one of its choices ({details})"
+        source = one_line(workflow.source(node, value))
+        return f"{where}: {value!r} is not one of its choices ({details}){f'; {source}' if source else ''}"
     if kind == "custom_validation_failed":
         # The server writes "input - what the node said".
         return f"{where}: {details.removeprefix(f'{name} - ')}"

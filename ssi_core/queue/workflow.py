@@ -88,6 +88,19 @@ class Workflow:
         shown = (self.types.get(entry["class_type"]) or {}).get("display_name")
         return str(given or shown or entry["class_type"])
 
+    def source(self, node: str, file: Any) -> str:
+        """Where a model file that a node names can be had, in words; empty where the workflow does not say.
+
+        The editor keeps this with its nodes ("models": name, url, directory); its API format leaves it out, so that it
+        is only there for workflows that were written with it under "_meta", as ours are.
+        """
+        meta = self.graph[node].get("_meta") if node in self.graph else None
+        known = meta.get("models") if isinstance(meta, dict) else None
+        for model in known if isinstance(known, list) else ():
+            if isinstance(model, dict) and model.get("name") == file and model.get("url"):
+                return f"get it from {model['url']} into the server's models/{model.get('directory', '')}"
+        return ""
+
     def name(self, node: str) -> str:
         """A node as messages name it."""
         return f"node {node} '{self.title(node)}'"
