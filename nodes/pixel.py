@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..ssi_core.errors import InputError
 from .host.checkpoints import EMBEDDED, FOLDER, SUFFIXES, checkpoint_file, checkpoint_names
 
 SCENES, PHOTOGRAPHS = "drawn scenes", "photographs"
@@ -101,7 +102,6 @@ class PixelModelLoader(io.ComfyNode):
     def execute(cls, checkpoint: str, arguments: str = "", dtype: str = "default") -> io.NodeOutput:
         import torch
 
-        from ..ssi_core.errors import InputError
         from ..ssi_core.models.family import Undecided
         from .host import pixel as host
 
@@ -156,7 +156,6 @@ class EmptyPixelLatent(io.ComfyNode):
     def execute(cls, width: int, height: int, batch_size: int, model: Any = None) -> io.NodeOutput:
         import torch
 
-        from ..ssi_core.errors import InputError
         from .host import pixel as host
 
         pixels = None if model is None else host.pixels_of(model)
@@ -255,7 +254,6 @@ class DemoImages(io.ComfyNode):
     def execute(cls, kind: str, index: int, count: int) -> io.NodeOutput:
         from ..ssi_core.demo.photos import held_out_photos
         from ..ssi_core.demo.scenes import HELD_OUT, draw_scenes
-        from ..ssi_core.errors import InputError
 
         if kind == PHOTOGRAPHS:
             photos = held_out_photos()

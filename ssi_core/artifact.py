@@ -92,7 +92,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         (tensors on the CPU, facts).
 
     Raises:
-        InputError: the file is missing, truncated, damaged, not an artefact of ours, of another kind, or of a newer format.
+        InputError: the file is missing, truncated or damaged, not an artefact of ours, of another kind, or of a newer
+            format.
     """
     try:
         with safe_open(path, framework="pt") as file:

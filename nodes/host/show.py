@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from itertools import chain
+from textwrap import wrap
 from typing import Any
 
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
+
+NODE_COLUMNS = 40
+"""Letters that fit into a line on a node of usual width."""
 
 
 def on_node(text: str) -> None:
@@ -18,7 +23,9 @@ def on_node(text: str) -> None:
     running = get_executing_context()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if running is not None and server is not None:
-        server.send_progress_text(text, running.node_id)
+        # The editor breaks lines wherever they are full, in the middle of words.
+        lines = (wrap(line, NODE_COLUMNS, break_long_words=False) or [""] for line in text.splitlines())
+        server.send_progress_text("\n".join(chain.from_iterable(lines)), running.node_id)
 
 
 def tell(report: str, complaints: Sequence[str] = ()) -> str:
