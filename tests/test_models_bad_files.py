@@ -61,7 +61,7 @@ def test_truncated_files(tmp_path, name, kept):
         (["lora_unet_down_blocks_0.lora_up.weight"], "a LoRA"),
         (["transformer.blocks.0.lora_A.weight"], "a LoRA"),
         (["encoder.down.0.block.0.conv1.weight"], "autoencoder"),
-        (["weight", "bias"], "no pixel model that is known here.*called .weight., .bias."),
+        (["weight", "bias"], "no pixel model that is known here.*called 'bias', 'weight'"),
         ([], "no pixel model that is known here.*it holds no tensors"),
         (["time_embed.0.weight", "input_blocks.0.0.weight"], "a classifier"),
     ],
