@@ -35,14 +35,15 @@ from .schedule import (
     karras_sigmas,
     truncate,
 )
+from .singularity import SingularityCurve, singularity_curve
 from .solver import SOLVERS, find_solver
 from .version import __version__
 
 __all__ = [
     "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped", "Denoiser",
     "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "PixelModel",
-    "Process", "Progress", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine", "ddim_sigmas",
-    "demo_denoiser", "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate",
-    "invert", "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image", "slerp",
-    "ssim", "truncate", "unit_noise",
+    "Process", "Progress", "SingularityCurve", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine",
+    "ddim_sigmas", "demo_denoiser", "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas",
+    "integrate", "invert", "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image",
+    "singularity_curve", "slerp", "ssim", "truncate", "unit_noise",
 ]  # fmt: skip

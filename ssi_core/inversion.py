@@ -172,13 +172,13 @@ def invert(
         Cancelled: the callback returned False.
     """
     check_images(x0, denoise, "x0")
-    entry, process = find_solver(solver), _process(denoise, process)
+    entry, process = find_solver(solver), process_of(denoise, process)
     try:
         skip = float(skip)
     except (TypeError, ValueError):
         raise InputError(f"skip {skip!r}: must be a number") from None
     way_back = truncate(sigmas, skip, grid)
-    _check_range(way_back, skip, denoise, process)
+    check_range(way_back, skip, denoise, process)
     seeds = seeds_for(seed, len(x0))
 
     rising = way_back.flip(0).tolist()
@@ -194,7 +194,7 @@ def invert(
 
     nfe, top = walk.nfe, rising[-1]
     if entry.ends_in_eps:
-        guarded = _Guarded(denoise, process, steps=len(rising) - 1)
+        guarded = Guarded(denoise, process, steps=len(rising) - 1)
         guarded.step = guarded.steps - 1  # it belongs to the last step
         with torch.no_grad():
             noise = process.predicted_noise(walk.x, guarded(walk.x, top), top)
@@ -240,8 +240,8 @@ def reconstruct(
         As `invert`.
     """
     check_images(noise, denoise, "noise")
-    levels, process = given_sigmas(sigmas), _process(denoise, process)
-    _check_range(levels, 0.0, denoise, process)
+    levels, process = given_sigmas(sigmas), process_of(denoise, process)
+    check_range(levels, 0.0, denoise, process)
     start = process.from_noise(noise, float(levels[0]))
     return integrate(denoise, start, levels.tolist(), find_solver(solver), process, progress=progress).x
 
@@ -268,13 +268,13 @@ def integrate(
         DenoiserError, Cancelled: as `invert`.
     """
     entry = solver if isinstance(solver, Entry) else find_solver(solver)
-    process = _process(denoise, process)
+    process = process_of(denoise, process)
     steps = [b - a for a, b in pairwise(sigmas)]
     if not steps or min(sigmas) < 0 or not (min(steps) > 0 or max(steps) < 0):
         raise InputError(f"sigmas: two or more levels, all rising or all falling, are wanted; found {list(sigmas)}")
     if sigmas[0] == 0 and not entry.from_zero:
         raise InputError(f"sigmas: solver {entry.name!r} cannot start at 0, where the slope is 0/0")
-    guarded = _Guarded(denoise, process, steps=len(steps))
+    guarded = Guarded(denoise, process, steps=len(steps))
     states = [x.cpu()] if keep_states else None
     walk = entry.solver(guarded, x, sigmas)
     # With gradients every state of the walk would be kept alive.
@@ -294,7 +294,7 @@ def integrate(
                     raise Cancelled(f"cancelled after step {now.step} of {now.steps}, at sigma {reached:g}")
 
 
-class _Guarded:
+class Guarded:
     """The denoiser as solvers see it: counted, given its own dtype, and never trusted."""
 
     def __init__(self, denoise: Denoiser, process: Process, steps: int) -> None:
@@ -391,7 +391,7 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
         raise InputError(f"{what}: sample(s) {(~finite).nonzero().flatten().tolist()} hold NaN or Inf")
 
 
-def _process(denoise: Denoiser, given: Process | None) -> Process:
+def process_of(denoise: Denoiser, given: Process | None) -> Process:
     """The process that is meant: the one given, else the denoiser's own, else VE."""
     process = given if given is not None else getattr(denoise, "process", None) or VE()
     if not isinstance(process, Process):
@@ -399,7 +399,7 @@ def _process(denoise: Denoiser, given: Process | None) -> Process:
     return process
 
 
-def _check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
+def check_range(levels: Tensor, skip: float, denoise: Denoiser, process: Process) -> None:
     """Refuse a schedule outside what process and model know (a millionth of slack for rounded ends)."""
     is_flow = getattr(denoise, "is_flow", None)
     if is_flow is not None and is_flow != isinstance(process, Flow):

@@ -12,6 +12,7 @@ FLOORS = [
     ["process", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
     ["schedule", "denoiser", "panel"],
     ["inversion", "models"],
+    ["singularity"],
     ["demo", "evaluate", "queue"],
     ["cli"],
 ]

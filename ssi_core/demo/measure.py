@@ -23,6 +23,7 @@ from ..inversion import (
 )
 from ..metrics import cosine, mse, psnr, ssim
 from ..schedule import karras_sigmas
+from ..singularity import knee
 from .model import DemoDenoiser
 
 
@@ -156,12 +157,7 @@ class Laboratory:
         return cosine(one.inversion.noise, two.inversion.noise)
 
     def singularity_curve(self, count: int = 32, steps: int = 64) -> tuple[Tensor, Tensor, float]:
-        """|D(x, sigma) - x| / (sigma sqrt(d)) along sampling trajectories (SSI-DM Fig. 4 and 14), and its knee.
-
-        On data of low dimension the exact curve goes to a constant as sigma falls: the score grows like 1/sigma. A
-        network follows until it no longer resolves the singularity; from there on its curve falls with sigma. The knee
-        is where that fall sets in: the largest sigma under 0.5 at which the slope of ln(curve) against ln(sigma)
-        exceeds 0.06. (A curve P / sqrt(1 + (k / sigma)^2) has that slope where it reaches 97% of its plateau P.)
+        """|D(x, sigma) - x| / (sigma sqrt(d)) along sampling trajectories (SSI-DM Fig. 4 and 14), and its `knee`.
 
         Returns:
             (sigmas [steps], mean curve [steps], knee).
@@ -181,9 +177,7 @@ class Laboratory:
         before = [noise * float(grid[0])]
         integrate(self.denoise, before[0], grid.tolist(), "dpmpp-2m", progress=watch)
         levels, values = grid[:-1], torch.tensor(curve, dtype=torch.float64)
-        slope = values.log().diff() / levels.log().diff()
-        falling = (slope > 0.06) & (levels[1:] < 0.5)
-        return levels, values, float(levels[1:][falling].max()) if bool(falling.any()) else 0.0
+        return levels, values, knee(levels, values)
 
 
 def share_better(ours: RoundTrip, theirs: RoundTrip) -> float:
