@@ -1,4 +1,4 @@
-"""Is the noise Gaussian, and is the picture back?"""
+"""Is the noise Gaussian, is the picture back, and down to which level does the model follow?"""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from ..ssi_core.errors import InputError
 from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
 from ..ssi_core.metrics import lpips_or_reason, mse, psnr, ssim
 from ..ssi_core.panel import noise_panel
-from .fields import CATEGORY
-from .host.show import on_node, shape
+from ..ssi_core.singularity_panel import singularity_panel
+from .fields import CATEGORY, seed_input
+from .host.levels import HostProcess, schedule, way_back
+from .host.sampling import guider_for, run_curve
+from .host.show import on_node, shape, tell
 from .noise import InvertedNoise, noise_of
 
 PICTURES = 8
@@ -155,6 +158,79 @@ class SSIReconstructionMetrics(io.ComfyNode):
         )  # fmt: skip
 
 
+class SSISingularityCurve(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SSISingularityCurve",
+            display_name="SSI Singularity Curve",
+            category=CATEGORY,
+            description="Shows from which noise level down a model no longer tells the noise from this picture. Below "
+            "that level inversion should not begin: choose the skip above it.",
+            search_aliases=["singularity", "score", "skip", "sigma_skip", "knee", "denoiser error"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to look at."),
+                io.Latent.Input("latent", tooltip="A picture's latent (VAE Encode). Each of a batch is looked at."),
+                io.Int.Input(
+                    "levels", default=32, min=4, max=1000,
+                    tooltip="How many noise levels are looked at, evenly in log sigma from the model's largest to its "
+                    "smallest. Each takes two evaluations.",
+                ),
+                seed_input("the injected noise"),
+                io.Float.Input(
+                    "cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01,
+                    tooltip="As in SSI Inverse Sampler: 1 shows the model itself.",
+                ),
+                io.Conditioning.Input(
+                    "positive", optional=True,
+                    tooltip="What the picture shows; may be an empty prompt. Pixel models without classes need none.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="Only needed where cfg is not 1."),
+                io.Sigmas.Input(
+                    "sigmas", optional=True, tooltip="Levels of your own, falling or rising; takes the place of levels."
+                ),
+            ],
+            outputs=[
+                io.Image.Output("picture", display_name="picture", tooltip="One an image of the batch (the first 8)."),
+                io.String.Output("report", display_name="report", tooltip="Where the model stops following, and why."),
+                io.String.Output("data", display_name="data", tooltip="The curves as CSV, one line a level and image."),
+                io.Float.Output(
+                    "sigma", display_name="sigma",
+                    tooltip="Where the model stops following, the largest of the batch; 0 where it follows everywhere. "
+                    "1 to 2.5 times this is a good skip.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        latent: dict,
+        levels: int,
+        seed: int,
+        cfg: float = 1.0,
+        positive: Any = None,
+        negative: Any = None,
+        sigmas: Any = None,
+    ) -> io.NodeOutput:
+        process = HostProcess.of(model)
+        given = schedule(process, "ssi-exponential", levels) if sigmas is None else sigmas
+        found = run_curve(
+            guider_for(model, positive, negative, cfg), latent, way_back(process, given, 0.0, "keep"), seed
+        )
+        count = len(found.stops)
+        pictures = [
+            as_image(singularity_panel(found, i, f"image {i + 1} of {count}")) for i in range(min(count, PICTURES))
+        ]
+        picture = torch.stack(_one_size(pictures))
+        report = tell("\n".join(f"image {i + 1}: {reason}" for i, reason in enumerate(found.reasons)))
+        return io.NodeOutput(
+            picture, report, found.csv(), float(found.stops.max()), ui=ui.PreviewImage(picture, cls=cls)
+        )
+
+
 def report_text(figures: Gaussianity) -> str:
     """The verdict with its reasons, then every figure beside its floor, sample by sample."""
     passed = sum(figures.verdicts)
@@ -188,4 +264,4 @@ def _one_size(pictures: list[Tensor]) -> list[Tensor]:
     ]
 
 
-NODES: list[type[io.ComfyNode]] = [SSIGaussianityInspector, SSIReconstructionMetrics]
+NODES: list[type[io.ComfyNode]] = [SSIGaussianityInspector, SSIReconstructionMetrics, SSISingularityCurve]

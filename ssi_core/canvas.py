@@ -159,15 +159,13 @@ class Plot:
     up: tuple[float, float]
     logarithmic: bool = False
     """Is y? It is then shown no lower than `up[0]`, which is positive."""
+    logarithmic_across: bool = False
+    """Is x?"""
 
     def at(self, x: float, y: float) -> Point:
         """Where (x, y) lies on the canvas. What lies beyond the rectangle goes to its side."""
-        low, high = self.up
-        if self.logarithmic:
-            y, low, high = math.log(max(y, low)), math.log(low), math.log(high)
-        right = (x - self.across[0]) / (self.across[1] - self.across[0])
-        above = (y - low) / (high - low)
-        right, below = min(1.0, max(0.0, right)), min(1.0, max(0.0, 1 - above))
+        right = _share(x, self.across, self.logarithmic_across)
+        below = 1 - _share(y, self.up, self.logarithmic)
         return self.left + right * self.width, self.top + below * self.height
 
     def curve(self, points: Sequence[Point], colour: str, width: float = 1.5) -> None:
@@ -188,3 +186,19 @@ class Plot:
         sides = [(self.left, self.top), (self.left, base), (self.left + self.width, base)]
         self.canvas.line(sides if ticks_up else sides[1:], NEUTRAL)
         self.canvas.text(self.left + self.width / 2, base + 32, name, 11, NEUTRAL, "ms")
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: powers of ten, at most six, and 2 and 5 times them where there are few."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    stride = math.ceil(len(exponents) / 7)
+    factors = (1, 2, 5) if high / low < 200 else (1,)
+    return [t for e in exponents if e % stride == 0 for f in factors if low <= (t := f * 10.0**e) <= high]
+
+
+def _share(value: float, ends: tuple[float, float], logarithmic: bool) -> float:
+    """How far along an axis a value lies, 0 to 1."""
+    low, high = ends
+    if logarithmic:
+        value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
+    return min(1.0, max(0.0, (value - low) / (high - low)))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, PAPER, Canvas, Plot, text_width, wrap
+from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, PAPER, Canvas, Plot, decades, text_width, wrap
 from .errors import InputError
 from .gaussianity import FIGURES, Gaussianity, neighbour_correlations, radial_power
 
@@ -234,7 +234,7 @@ def _spectrum(canvas: Canvas, x: int, width: int, y: int, height: int, z: Tensor
     high = max(3.0, float(power.max()) * 1.25)
     low = max(min(0.3, float(power.min()) * 0.8), 1e-8)
     plot = Plot(canvas, x + 42, y + _CAPTION, width - 42, height, (0, float(edges[-1])), (low, high), logarithmic=True)
-    for tick in (ticks := _decades(low, high)):
+    for tick in (ticks := decades(low, high)):
         if tick != 1:
             canvas.line([plot.at(0, tick), plot.at(math.inf, tick)], FAINT)
     canvas.dashes(plot.at(0, 1), plot.at(float(edges[-1]), 1), NEUTRAL)
@@ -245,14 +245,6 @@ def _spectrum(canvas: Canvas, x: int, width: int, y: int, height: int, z: Tensor
         canvas.dot(plot.at(*point), 3, colour)
     unit = "cycles per pixel" if z.ndim > 2 else "cycles per step"
     plot.axes([i / 10 for i in range(int(float(edges[-1]) * 10 + 1e-9) + 1)], ticks, unit)
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic axis: powers of ten, at most six, and 2 and 5 times them where there are few."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    stride = math.ceil(len(exponents) / 7)
-    factors = (1, 2, 5) if high / low < 200 else (1,)
-    return [t for e in exponents if e % stride == 0 for f in factors if low <= (t := f * 10.0**e) <= high]
 
 
 def _neighbours(canvas: Canvas, x: int, y: int, z: Tensor) -> None:

@@ -8,8 +8,10 @@ That is where an inversion must not begin, and what a skip leaves out.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .errors import Cancelled
-from .inversion import Guarded, check_images, check_range, process_of, seeds_for, unit_noise
+from .inversion import Callback, Guarded, Progress, check_images, check_range, process_of, seeds_for, unit_noise
 from .precision import float64
 from .process import Process
 from .schedule import given_sigmas
@@ -71,6 +73,14 @@ class SingularityCurve:
                     "follows": float(sigma > float(self.stops[b])),
                 }  # fmt: skip
 
+    def csv(self) -> str:
+        """`rows` as CSV text with a header."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, next(self.rows()).keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows())
+        return text.getvalue()
+
 
 def singularity_curve(
     denoise: Denoiser,
@@ -79,7 +89,7 @@ def singularity_curve(
     *,
     seed: int | Sequence[int] = 0,
     process: Process | None = None,
-    progress: Callable[[int, int, float], bool | None] | None = None,
+    progress: Callback | None = None,
 ) -> SingularityCurve:
     """Follow |x - D| / sigma, and the direction of the predicted noise, over the levels of a schedule.
 
@@ -90,7 +100,7 @@ def singularity_curve(
         seed: of the injected noise, which is the same at every level; as in `invert`.
         process: VE(), VP(), DiscreteVP() or Flow(); default: the denoiser's own, else VE. For flows the predicted noise
             (x - (1 - sigma) D) / sigma stands for (x - D) / sigma, so that 1 means the same.
-        progress: called after every level with (levels done, levels, sigma); returning False cancels.
+        progress: called after every level, with the noised image and D of it; returning False cancels.
 
     Returns:
         A `SingularityCurve`.
@@ -109,15 +119,18 @@ def singularity_curve(
     with torch.no_grad():
         for k, sigma in enumerate(levels.tolist()):
             guarded.step = k
-            for size, cosine, n in (("noised", "alignment", noise), ("clean", "alignment_clean", 0 * noise)):
+            for size, cosine, n in (("clean", "alignment_clean", 0 * noise), ("noised", "alignment", noise)):
                 x = process.inject(x0, n, sigma)
-                predicted = float64(process.predicted_noise(x, guarded(x, sigma), sigma)).flatten(1).cpu()
+                denoised = guarded(x, sigma)
+                predicted = float64(process.predicted_noise(x, denoised, sigma)).flatten(1).cpu()
                 found[size].append(predicted.norm(dim=1) / math.sqrt(predicted.shape[1]))
                 found[cosine].append(torch.cosine_similarity(predicted, float64(noise).flatten(1).cpu(), eps=1e-300))
-            if progress is not None and progress(k + 1, len(levels), sigma) is False:
-                raise Cancelled(f"cancelled after level {k + 1} of {len(levels)}, at sigma {sigma:g}")
+            if progress is not None:
+                now = Progress(k + 1, len(levels), sigma, guarded.nfe, x, denoised)
+                if progress(now) is False:
+                    raise Cancelled(f"cancelled after level {now.step} of {now.steps}, at sigma {sigma:g}")
     measured = {name: torch.stack(values) for name, values in found.items()}
-    ve = process.snr(levels) ** -0.5
+    ve = torch.stack([float64(process.snr(sigma)) for sigma in levels.tolist()]) ** -0.5
     lost = torch.where(measured["alignment"] < ALIGNED, levels[:, None], 0.0).amax(0)
     knees = torch.tensor([knee(ve, column, levels) for column in measured["noised"].T], dtype=torch.float64)
     return SingularityCurve(sigmas=levels, **measured, knee=knees, unaligned=lost, nfe=guarded.nfe)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageDraw
 
 from ssi_core import InputError, gaussianity
-from ssi_core.canvas import BAD, GOOD, Canvas, Plot, _font, text_width, wrap
+from ssi_core.canvas import BAD, GOOD, Canvas, Plot, _font, decades, text_width, wrap
 from ssi_core.gaussianity import FIGURES, neighbour_correlations
-from ssi_core.panel import GAP, MARGIN, TILE, WIDTH, _decades, _number, histogram, noise_panel
+from ssi_core.panel import GAP, MARGIN, TILE, WIDTH, _number, histogram, noise_panel
 
 SHAPES = [
     (1, 16), (64, 20), (64, 1024),
@@ -301,7 +301,7 @@ def test_numbers_have_no_minus_zero_and_fit():
 
 @pytest.mark.parametrize(("low", "high"), [(0.3, 3), (0.001, 40), (1e-8, 3), (0.3, 1e14)])
 def test_logarithmic_ticks_are_few_and_inside(low, high):
-    ticks = _decades(low, high)
+    ticks = decades(low, high)
     assert 1 in ticks
     assert 3 <= len(ticks) <= 9
     assert all(low <= tick <= high for tick in ticks)

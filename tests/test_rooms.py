@@ -13,7 +13,7 @@ FLOORS = [
     ["schedule", "denoiser", "panel"],
     ["inversion", "models"],
     ["singularity"],
-    ["demo", "evaluate", "queue"],
+    ["singularity_panel", "demo", "evaluate", "queue"],
     ["cli"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

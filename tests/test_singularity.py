@@ -94,13 +94,16 @@ def test_knee_of_curves():
 def test_cancelled_and_refused():
     seen = []
 
-    def stop(done, of, sigma):
-        seen.append((done, of, sigma))
-        return done < 3
+    def stop(now):
+        seen.append(now)
+        return now.step < 3
 
     with pytest.raises(Cancelled, match="level 3 of 80"):
         singularity_curve(half_flat(), sample(), SIGMAS, progress=stop)
-    assert [done for done, _, _ in seen] == [1, 2, 3]
+    assert [(now.step, now.steps, now.nfe) for now in seen] == [(1, 80, 2), (2, 80, 4), (3, 80, 6)]
+    noise = unit_noise(sample(), (0, 1, 2))
+    assert seen[2].x.allclose(sample() + seen[2].sigma * noise)
+    assert seen[2].denoised.allclose(half_flat()(seen[2].x, torch.full((3,), seen[2].sigma)), rtol=1e-5)
     with pytest.raises(InputError, match="rank 3"):
         singularity_curve(half_flat(), torch.zeros(4, 4), SIGMAS)
     with pytest.raises(InputError, match="fall"):

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
 from ...ssi_core.inversion import Inversion, Progress, integrate, invert, unit_noise
+from ...ssi_core.singularity import SingularityCurve, singularity_curve
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .levels import HostProcess
 
@@ -152,6 +153,19 @@ class InversionSampler(EngineSampler):
         return end
 
 
+class CurveSampler(EngineSampler):
+    """The engine's `singularity_curve`: looks at every level by itself and gives the latent back; see `curve`."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = seeds
+        self.curve: SingularityCurve | None = None
+
+    def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        x0 = denoise.latent
+        self.curve = singularity_curve(denoise, x0, sigmas, seed=self.seeds, process=process, progress=progress)
+        return x0
+
+
 def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
     """A state as LATENTs hold it between samplers: flow states over 1 - sigma, but as they are at 1."""
     if process.gains(float(sigma))[1] == 0:
@@ -225,20 +239,42 @@ def run_inversion(
     rising = sigmas.flip(0).float()
     rising = rising[1:] if skip > 0 else rising
     sampler = InversionSampler(sigmas, skip, solver, seeds, keep_states)
-    masked = latent.get("noise_mask") is not None
-    noise = injected_noise(samples, seeds) if skip > 0 or masked else torch.zeros_like(samples)
-    end = guider.sample(
+    mask = latent.get("noise_mask")
+    noise = injected_noise(samples, seeds) if skip > 0 or mask is not None else torch.zeros_like(samples)
+    end = _guided(guider, sampler, noise, samples, rising, mask, seed)
+    assert sampler.inversion is not None
+    return sampler.inversion, end.to(comfy.model_management.intermediate_device())
+
+
+def run_curve(guider: Any, latent: dict[str, Any], sigmas: Tensor, seed: int) -> SingularityCurve:
+    """The singularity curve of a LATENT through a guider; a mask on it is not asked for.
+
+    Args:
+        sigmas: a falling schedule that ends in 0.
+        seed: of sample 0; see `seeds_of`.
+    """
+    samples = latent_samples(guider.model_patcher, latent)
+    sampler = CurveSampler(seeds_of(latent, seed))
+    _guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed)
+    assert sampler.curve is not None
+    return sampler.curve
+
+
+def _guided(
+    guider: Any, sampler: EngineSampler, noise: Tensor, samples: Tensor, sigmas: Tensor, mask: Tensor | None, seed: int
+) -> Tensor:
+    """Run a sampler of ours in a guider, with the node's bar and previews."""
+    end: Tensor = guider.sample(
         noise,
         samples,
         sampler,
-        rising,
-        denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, len(rising) - 1),
+        sigmas,
+        denoise_mask=mask,
+        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    assert sampler.inversion is not None
-    return sampler.inversion, end.to(comfy.model_management.intermediate_device())
+    return end
 
 
 def seeds_of(latent: dict[str, Any], seed: int) -> tuple[int, ...]:
