@@ -165,8 +165,8 @@ class SSISingularityCurve(io.ComfyNode):
             node_id="SSISingularityCurve",
             display_name="SSI Singularity Curve",
             category=CATEGORY,
-            description="Shows from which noise level down a model no longer tells the noise from this picture. Below "
-            "that level inversion should not begin: choose the skip above it.",
+            description="Shows from which noise level down a model no longer follows the noise on this picture: what "
+            "it predicts shrinks, or points elsewhere. A skip near that level or above leaves this region out.",
             search_aliases=["singularity", "score", "skip", "sigma_skip", "knee", "denoiser error"],
             is_output_node=True,
             inputs=[
@@ -197,8 +197,7 @@ class SSISingularityCurve(io.ComfyNode):
                 io.String.Output("data", display_name="data", tooltip="The curves as CSV, one line a level and image."),
                 io.Float.Output(
                     "sigma", display_name="sigma",
-                    tooltip="Where the model stops following, the largest of the batch; 0 where it follows everywhere. "
-                    "1 to 2.5 times this is a good skip.",
+                    tooltip="Where the model stops following, the largest of the batch; 0 where it follows everywhere.",
                 ),
             ],
         )  # fmt: skip

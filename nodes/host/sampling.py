@@ -5,7 +5,7 @@ progress, interruption and memory management are the host's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -241,7 +241,8 @@ def run_inversion(
     sampler = InversionSampler(sigmas, skip, solver, seeds, keep_states)
     mask = latent.get("noise_mask")
     noise = injected_noise(samples, seeds) if skip > 0 or mask is not None else torch.zeros_like(samples)
-    end = _guided(guider, sampler, noise, samples, rising, mask, seed)
+    shown = latent_preview.prepare_callback(model, len(rising) - 1)
+    end = _guided(guider, sampler, noise, samples, rising, mask, seed, shown)
     assert sampler.inversion is not None
     return sampler.inversion, end.to(comfy.model_management.intermediate_device())
 
@@ -255,22 +256,34 @@ def run_curve(guider: Any, latent: dict[str, Any], sigmas: Tensor, seed: int) ->
     """
     samples = latent_samples(guider.model_patcher, latent)
     sampler = CurveSampler(seeds_of(latent, seed))
-    _guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed)
+    bar = comfy.utils.ProgressBar(len(sigmas) - 1)
+
+    def count(step: int, x0: Tensor, x: Tensor, steps: int) -> None:
+        # Without previews: the editor would go on showing the last one in the place of the node's own picture.
+        bar.update_absolute(step + 1, steps)
+
+    _guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed, count)
     assert sampler.curve is not None
     return sampler.curve
 
 
 def _guided(
-    guider: Any, sampler: EngineSampler, noise: Tensor, samples: Tensor, sigmas: Tensor, mask: Tensor | None, seed: int
+    guider: Any,
+    sampler: EngineSampler,
+    noise: Tensor,
+    samples: Tensor,
+    sigmas: Tensor,
+    mask: Tensor | None,
+    seed: int,
+    callback: Callable[[int, Tensor, Tensor, int], None],
 ) -> Tensor:
-    """Run a sampler of ours in a guider, with the node's bar and previews."""
     end: Tensor = guider.sample(
         noise,
         samples,
         sampler,
         sigmas,
         denoise_mask=mask,
-        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
+        callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )

@@ -18,10 +18,10 @@ from PIL import Image
 PACK = "ComfyUI-SSI"  # without a space: with one, aiohttp 3.14 finds none of a pack's files
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-DEMO = {"demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three"}
+DEMO = {"demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three", "demo_singularity"}
 SHOWS = {
-    "SSIGaussianityInspector": (300, 150), "SSIReconstructionMetrics": (256, 256), "PreviewImage": (256, 256),
-    "SaveImage": (256, 256), "SaveAnimatedWEBP": (256, 256),
+    "SSIGaussianityInspector": (300, 150), "SSIReconstructionMetrics": (256, 256), "SSISingularityCurve": (700, 500),
+    "PreviewImage": (256, 256), "SaveImage": (256, 256), "SaveAnimatedWEBP": (256, 256),
 }  # fmt: skip
 """Least width and height of what a node must show after the run."""
 # What the editor asks of every server, and finds on none that is new; none of it is about a pack.

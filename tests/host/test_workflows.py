@@ -4,6 +4,7 @@ Those of the embedded model run and must give what `ssi_core` alone gives for th
 here has must be right in everything but the missing files.
 """
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,15 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from ssi_core import demo_denoiser, gaussianity, invert, karras_sigmas, reconstruct
+from ssi_core import (
+    demo_denoiser,
+    exponential_sigmas,
+    gaussianity,
+    invert,
+    karras_sigmas,
+    reconstruct,
+    singularity_curve,
+)
 from ssi_core.blend import blend
 from ssi_core.demo.photos import held_out_photos
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
@@ -24,7 +33,7 @@ from ssi_core.queue import JobError, run_workflow
 
 PACK = "ComfyUI-SSI"  # without a space: with one, aiohttp 3.14 finds none of a pack's templates
 ROOT = Path(__file__).parents[2] / "workflows"
-DEMO = ["demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three"]
+DEMO = ["demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three", "demo_singularity"]
 WITH_MODELS = sorted(path.stem for path in (ROOT / "api").glob("*.json") if path.stem not in DEMO)
 FOLDERS = {
     "ckpt_name": "checkpoints", "unet_name": "diffusion_models", "clip_name1": "text_encoders",
@@ -169,6 +178,23 @@ def test_blend_of_three(server, tmp_path):
     assert len(noise) == len(files["Blends"]) == 6
     assert_same_pictures(opened(files["Blends"]), reconstruct(found[0][0], noise, found[0][1].sigmas))
     assert "Warning" not in texts["Norms and angles"]
+
+
+def test_singularity(server, tmp_path):
+    texts, files = run(server, "demo_singularity", tmp_path)
+    denoise, wanted = demo_denoiser(), scenes(12)
+    sigmas = exponential_sigmas(32, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+    found = singularity_curve(denoise, wanted, sigmas, seed=0)
+    told = list(csv.DictReader(texts["The curves as CSV"].splitlines()))
+    assert len(told) == 32
+    for row, ours in zip(told, found.rows(), strict=True):
+        assert {name: float(value) for name, value in row.items()} == pytest.approx(ours, rel=1e-3, abs=1e-4)
+    assert texts["Where does it stop?"] == f"image 1: {found.reasons[0]}"
+    assert len(files["Curve"]) == 1
+    # The inversion begins there, and that is enough.
+    _, inversion = engine(wanted, 0, skip=float(found.stops[0]))
+    verdict = gaussianity(inversion.noise, wanted).verdict
+    assert texts["verdict of Is its noise Gaussian?"] == str(verdict) == "True"
 
 
 def needed(name):
