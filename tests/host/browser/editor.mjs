@@ -3,7 +3,8 @@
 //   node editor.mjs CHROMIUM PLAYWRIGHT_CORE URL < jobs.json > answers.json
 //
 // jobs.json: [{"file": "a.json", "picture": "a.png", "run": seconds or 0, "after": "a-run.png"}, ...]; an answer a job, see `look`.
-// With "api": "api/a.json" a job also writes what the editor would send to the queue.
+// With "api": "api/a.json" a job also writes what the editor would send to the queue; "settings": {"Comfy.VueNodes.Enabled": true}
+// are set in the editor before it, and stay.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
@@ -69,7 +70,8 @@ export async function look(page) {
       return { id: n.id, type: n.type, title: n.title, box: [b[0], b[1], b[2], b[3]], least: [...n.computeSize()], size: [...n.size] }
     })
     const missing = nodes.filter((n) => !(n.type in LiteGraph.registered_node_types)).map((n) => n.type)
-    return { prompt: output, nodes, missing }
+    const groups = app.graph._groups.map((g) => ({ title: g.title, box: [...g._bounding].map(Number) }))
+    return { prompt: output, nodes, missing, groups }
   })
 }
 
@@ -102,12 +104,16 @@ async function main([chromium, playwright, url]) {
   try {
     for (const job of jobs) {
       said.errors.length = said.refused.length = 0
+      for (const [id, value] of Object.entries(job.settings ?? {}))
+        await page.evaluate(([id, value]) => app.extensionManager.setting.set(id, value), [id, value])
       await load(page, JSON.parse(readFileSync(job.file, 'utf8')))
       await page.keyboard.press('Escape') // older editors put a dialog about missing models before the graph
       const answer = await look(page)
       await fit(page)
       if (job.picture) await page.screenshot({ path: job.picture })
       if (job.run) {
+        // Of what an earlier workflow has left in the cache, nothing would be run, nor shown.
+        await fetch(`${url}/free`, { method: 'POST', body: '{"free_memory": true}', headers: { 'Content-Type': 'application/json' } })
         answer.run = { ...(await run(page, job.run)), nodes: (await look(page)).nodes }
         await fit(page)
         await page.screenshot({ path: job.after })
