@@ -23,6 +23,19 @@ DEMO = {"demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three"
 GROWS = ("SSIInverseSampler", "SamplerCustomAdvanced")
 """Nodes that show a picture of how far they are."""
 NODES_2 = "demo_morph in Nodes 2.0"
+NAMED = "const named = (...t) => app.graph._nodes.filter((n) => t.includes(n.title));"
+CHANGES = {
+    "bypassed": "for (const n of named('Inspector', 'Metrics')) n.mode = 4",
+    "muted": "for (const n of named('Inspector', 'Is it Gaussian?', 'Metrics', 'How near is it?')) n.mode = 2",
+    "steps from a node": """
+        const [invert] = named('Invert'), number = LiteGraph.createNode('PrimitiveInt')
+        app.graph.add(number)
+        number.widgets[0].value = 9
+        number.connect(0, invert, invert.inputs.findIndex((i) => i.name === 'steps'))""",
+    "in a subgraph": """app.graph.convertToSubgraph(new Set(
+        named('To latent', 'Invert', 'No class', 'Guider', 'Solver', 'Sample', 'To image')))""",
+}
+"""What people do to a workflow, here to demo_reconstruct."""
 SHOWS = {
     "SSIGaussianityInspector": (300, 150), "SSIReconstructionMetrics": (256, 256), "PreviewImage": (256, 256),
     "SaveImage": (256, 256), "SaveAnimatedWEBP": (256, 256),
@@ -65,6 +78,10 @@ def seen(request, base_directory, pictures):
                     "run": 120 if path.stem in DEMO else 0, "after": str(pictures / f"{path.stem}-run.png")}
         for path in WORKFLOWS
     }  # fmt: skip
+    for name, change in CHANGES.items():
+        kept = {"picture": None, "after": str(pictures / f"{name.replace(' ', '-')}.png")}
+        jobs[name] = jobs["demo_reconstruct"] | kept | {"change": f"{{ {NAMED} {change} }}"}
+    jobs["templates"] = {"templates": PACK, "picture": str(pictures / "templates.png")}
     # Last, for it stays: the editor that draws its nodes in HTML, where they are taller.
     jobs[NODES_2] = jobs["demo_morph"] | {
         "settings": {"Comfy.VueNodes.Enabled": True},
@@ -175,3 +192,28 @@ def test_those_that_cannot_run_here_leave_the_same_room(seen, name):
         node["box"][3] = max(node["box"][3], tallest.get(node["type"], 0))
     assert {node["type"] for node in nodes} >= set(GROWS)
     assert_laid_out(nodes, seen[name]["groups"])
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_people_do_to_a_workflow(seen, name):
+    answer = seen[name]
+    assert answer["run"]["word"] == "done", answer["run"]
+    assert answer["errors"] == []
+    kinds = [entry["class_type"] for entry in answer["prompt"].values()]
+    inspected = name not in ("bypassed", "muted")
+    assert ("SSIGaussianityInspector" in kinds, "SSIReconstructionMetrics" in kinds) == (inspected, inspected)
+    (invert,) = [entry for entry in answer["prompt"].values() if entry["class_type"] == "SSIInverseSampler"]
+    assert isinstance(invert["inputs"]["steps"], list) == (name == "steps from a node")
+    assert any(":" in node for node in answer["prompt"]) == (name == "in a subgraph")
+    shown = answer["run"]["shown"]
+    for title in ["Original", "Reconstruction", *(["Inspector", "Metrics"] if inspected else [])]:
+        assert shown[title]["pictures"], title
+
+
+def test_browse_templates_shows_every_workflow_with_its_picture(seen):
+    shown = seen["templates"]
+    # Newer editors write the names with spaces, and name no file: their pictures are blobs.
+    words = shown["text"].replace(" ", "_")
+    assert [path.stem for path in WORKFLOWS if path.stem not in words] == []
+    # Those further down are fetched when one scrolls there.
+    assert len([width for _, width in shown["images"] if width >= 400]) >= 8, shown["images"]

@@ -4,7 +4,8 @@
 //
 // jobs.json: [{"file": "a.json", "picture": "a.png", "run": seconds or 0, "after": "a-run.png"}, ...]; an answer a job, see `look`.
 // With "api": "api/a.json" a job also writes what the editor would send to the queue; "settings": {"Comfy.VueNodes.Enabled": true}
-// are set in the editor before it, and stay.
+// are set in the editor before it, and stay; "change" is JavaScript that does something to the graph before it is looked at.
+// {"templates": PACK, "picture": "a.png"} opens Browse Templates at a pack instead.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
@@ -97,6 +98,23 @@ export async function run(page, seconds) {
   }, seconds)
 }
 
+/** Browse Templates, at a pack: its words and its pictures, [file, width]. */
+export async function templates(page, pack, picture) {
+  await page.evaluate(() => app.extensionManager.command.execute('Comfy.BrowseTemplates'))
+  const entry = page.locator('[role=dialog]').getByText(pack, { exact: true }).first()
+  await entry.waitFor({ timeout: 20000 })
+  await entry.dispatchEvent('click') // older editors lay a toast over it
+  await page.waitForTimeout(3000)
+  if (picture) await page.screenshot({ path: picture })
+  const shown = await page.evaluate(() => {
+    const dialog = document.querySelector('[role=dialog]')
+    const images = [...dialog.querySelectorAll('img')].map((i) => [decodeURIComponent(i.src).split('/').pop(), i.naturalWidth])
+    return { text: dialog.innerText, images }
+  })
+  await page.keyboard.press('Escape')
+  return shown
+}
+
 async function main([chromium, playwright, url]) {
   const jobs = JSON.parse(readFileSync(0, 'utf8'))
   const { browser, page, said } = await openEditor(chromium, playwright, url)
@@ -106,8 +124,13 @@ async function main([chromium, playwright, url]) {
       said.errors.length = said.refused.length = 0
       for (const [id, value] of Object.entries(job.settings ?? {}))
         await page.evaluate(([id, value]) => app.extensionManager.setting.set(id, value), [id, value])
+      if (job.templates) {
+        answers.push(await templates(page, job.templates, job.picture))
+        continue
+      }
       await load(page, JSON.parse(readFileSync(job.file, 'utf8')))
       await page.keyboard.press('Escape') // older editors put a dialog about missing models before the graph
+      if (job.change) await page.evaluate(job.change)
       const answer = await look(page)
       await fit(page)
       if (job.picture) await page.screenshot({ path: job.picture })
