@@ -69,14 +69,15 @@ def base_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def server(host: Host, base_directory: Path) -> Iterator[Server]:
-    """ComfyUI, headless on the CPU; stopped when the module's tests are over."""
+def server(request: pytest.FixtureRequest, host: Host, base_directory: Path) -> Iterator[Server]:
+    """ComfyUI, headless on the CPU, with the module's own `OPTIONS` too; stopped when the module's tests are over."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = base_directory / "server.log"
     options = ["--cpu", "--disable-api-nodes", "--listen", "127.0.0.1", "--port", str(port)]
     options += ["--base-directory", str(base_directory), "--database-url", f"sqlite:///{base_directory}/comfyui.db"]
+    options += getattr(request.module, "OPTIONS", [])
     with log.open("wb") as out:
         process = subprocess.Popen(
             [host.python, "main.py", *options],

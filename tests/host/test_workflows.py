@@ -6,7 +6,10 @@ here has must be right in everything but the missing files.
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,12 +36,13 @@ from ssi_core.queue import JobError, run_workflow
 
 PACK = "ComfyUI-SSI"  # without a space: with one, aiohttp 3.14 finds none of a pack's templates
 ROOT = Path(__file__).parents[2] / "workflows"
-DEMO = ["demo_reconstruct", "demo_base_vs_ssi", "demo_morph", "demo_blend_three", "demo_singularity"]
+DEMO = sorted(path.stem for path in (ROOT / "api").glob("demo_*.json"))
 WITH_MODELS = sorted(path.stem for path in (ROOT / "api").glob("*.json") if path.stem not in DEMO)
 FOLDERS = {
     "ckpt_name": "checkpoints", "unet_name": "diffusion_models", "clip_name1": "text_encoders",
     "clip_name2": "text_encoders", "vae_name": "vae", "checkpoint": "pixel_diffusion",
 }  # fmt: skip
+README = ROOT.parent / "README.md"
 ENLARGED = 8
 GREY = 1
 """Levels of 255 by which the host's picture may differ from the engine's: torch and the number of threads differ."""
@@ -53,6 +57,11 @@ def picture(base_directory):
 
 def api(name):
     return json.loads((ROOT / "api" / f"{name}.json").read_text())
+
+
+def note(name):
+    (found,) = [n for n in json.loads((ROOT / f"{name}.json").read_text())["nodes"] if n["type"] == "MarkdownNote"]
+    return found["widgets_values"][0]
 
 
 def run(server, name, out, **settings):
@@ -139,6 +148,76 @@ def test_reconstruct(server, tmp_path, settings, x0, job):
     assert texts["verdict of Inspector"] == str(verdict)
     assert texts["Is it Gaussian?"].startswith("Gaussian" if verdict else "not Gaussian")
     assert len(files["Inspector"]) == len(wanted)
+
+
+def photograph(path, size):
+    """A picture of `size` with a held-out photograph in its middle, each pixel of it 2x2; -> [1, 3, 32, 32]."""
+    wanted = held_out_photos()[1:2]
+    image = Image.new("RGB", size, (255, 0, 255))
+    pixels = levels(wanted)[0].movedim(0, -1).contiguous().numpy()
+    inner = Image.fromarray(pixels).resize((64, 64), Image.NEAREST)
+    image.paste(inner, ((size[0] - 64) // 2, (size[1] - 64) // 2))
+    image.save(path)
+    return levels(wanted).float() / 127.5 - 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (64, 130)], ids=["square", "wide", "tall"])
+def test_a_picture_of_one_s_own(server, tmp_path, size):
+    wanted = photograph(tmp_path / "mine.png", size)
+    texts, files = run(server, "demo_own_picture", tmp_path / "out", Picture__image=str(tmp_path / "mine.png"))
+    denoise, found = engine(wanted, 0)
+    assert_same_pictures(opened(files["Original"]), wanted)
+    assert_same_pictures(opened(files["Reconstruction"]), reconstruct(denoise, found.noise, found.sigmas))
+    assert texts["Is it Gaussian?"].startswith("Gaussian")
+
+
+def test_the_picture_that_comfyui_ships(server, host, base_directory, tmp_path):
+    """As it comes: nothing to be downloaded, nothing to be chosen; and the note inside says what the inspector will."""
+    shipped = host.root / "input" / "example.png"
+    assert shipped.is_file()
+    texts, files = run(server, "demo_own_picture", tmp_path, Picture__image=str(shipped))
+    assert api("demo_own_picture")["2"]["inputs"]["image"] == shipped.name
+    assert figures(texts["How near is it?"], "PSNR")[0] > 24
+    assert texts["verdict of Inspector"] == "False"
+    assert "example.png comes back, but its noise is not Gaussian" in note("demo_own_picture")
+    assert len(files["Reconstruction"]) == 1
+
+
+def loop(text):
+    """The loop over a folder that we tell people to write."""
+    return re.search(r"^for f in .*?^done$", text, re.S | re.M).group(0)
+
+
+def test_the_note_tells_the_same_loop_as_the_readme():
+    told = " ".join(loop(note("demo_own_picture")).replace("\\\n", " ").split())
+    assert told == " ".join(loop(README.read_text()).replace(' || echo "$f failed" >&2', "").split())
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="the loop is one for bash")
+def test_the_loop_over_a_folder_as_it_is_written(server, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "workflows").symlink_to(ROOT)
+    for name, size in (("a.jpg", (64, 64)), ("two words 'é'.jpg", (120, 70))):
+        photograph(tmp_path / "photos" / name, size)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
+    command = tmp_path / "bin" / "ssi"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ssi_core "$@"\n')
+    command.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT.parent), "COMFYUI_SERVER": server.url,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", loop(README.read_text())], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    made = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("own_*.png"))
+    assert [Path(path).parts[0] for path in made] == ["a.jpg", "two words 'é'.jpg"], (made, done.stderr)
+    for path in made:
+        small(Image.open(tmp_path / "out" / path))
+    assert len(list((tmp_path / "out").glob("*/Is it Gaussian*.txt"))) == 2
+    assert "'Picture' failed" in done.stderr
+    assert "photos/broken.jpg failed\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_base_against_ssi(server, tmp_path):

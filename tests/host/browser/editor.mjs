@@ -3,7 +3,9 @@
 //   node editor.mjs CHROMIUM PLAYWRIGHT_CORE URL < jobs.json > answers.json
 //
 // jobs.json: [{"file": "a.json", "picture": "a.png", "run": seconds or 0, "after": "a-run.png"}, ...]; an answer a job, see `look`.
-// With "api": "api/a.json" a job also writes what the editor would send to the queue.
+// With "api": "api/a.json" a job also writes what the editor would send to the queue; "settings": {"Comfy.VueNodes.Enabled": true}
+// are set in the editor before it, and stay; "change" is JavaScript that does something to the graph before it is looked at.
+// {"templates": PACK, "picture": "a.png"} opens Browse Templates at a pack instead.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
@@ -64,12 +66,15 @@ export async function load(page, content) {
 export async function look(page) {
   return page.evaluate(async () => {
     const { output } = await app.graphToPrompt()
+    // Where model files come from: kept by the editor, left out of what it queues, and told by `ssi comfy run`.
+    for (const { id, properties } of app.graph._nodes) if (properties?.models && output[id]) output[id]._meta.models = properties.models
     const nodes = app.graph._nodes.map((n) => {
       const b = n.getBounding ? n.getBounding() : n.boundingRect
       return { id: n.id, type: n.type, title: n.title, box: [b[0], b[1], b[2], b[3]], least: [...n.computeSize()], size: [...n.size] }
     })
     const missing = nodes.filter((n) => !(n.type in LiteGraph.registered_node_types)).map((n) => n.type)
-    return { prompt: output, nodes, missing }
+    const groups = app.graph._groups.map((g) => ({ title: g.title, box: [...g._bounding].map(Number) }))
+    return { prompt: output, nodes, missing, groups }
   })
 }
 
@@ -95,6 +100,23 @@ export async function run(page, seconds) {
   }, seconds)
 }
 
+/** Browse Templates, at a pack: its words and its pictures, [file, width]. */
+export async function templates(page, pack, picture) {
+  await page.evaluate(() => app.extensionManager.command.execute('Comfy.BrowseTemplates'))
+  const entry = page.locator('[role=dialog]').getByText(pack, { exact: true }).first()
+  await entry.waitFor({ timeout: 20000 })
+  await entry.dispatchEvent('click') // older editors lay a toast over it
+  await page.waitForTimeout(3000)
+  if (picture) await page.screenshot({ path: picture })
+  const shown = await page.evaluate(() => {
+    const dialog = document.querySelector('[role=dialog]')
+    const images = [...dialog.querySelectorAll('img')].map((i) => [decodeURIComponent(i.src).split('/').pop(), i.naturalWidth])
+    return { text: dialog.innerText, images }
+  })
+  await page.keyboard.press('Escape')
+  return shown
+}
+
 async function main([chromium, playwright, url]) {
   const jobs = JSON.parse(readFileSync(0, 'utf8'))
   const { browser, page, said } = await openEditor(chromium, playwright, url)
@@ -102,12 +124,21 @@ async function main([chromium, playwright, url]) {
   try {
     for (const job of jobs) {
       said.errors.length = said.refused.length = 0
+      for (const [id, value] of Object.entries(job.settings ?? {}))
+        await page.evaluate(([id, value]) => app.extensionManager.setting.set(id, value), [id, value])
+      if (job.templates) {
+        answers.push(await templates(page, job.templates, job.picture))
+        continue
+      }
       await load(page, JSON.parse(readFileSync(job.file, 'utf8')))
       await page.keyboard.press('Escape') // older editors put a dialog about missing models before the graph
+      if (job.change) await page.evaluate(job.change)
       const answer = await look(page)
       await fit(page)
       if (job.picture) await page.screenshot({ path: job.picture })
       if (job.run) {
+        // Of what an earlier workflow has left in the cache, nothing would be run, nor shown.
+        await fetch(`${url}/free`, { method: 'POST', body: '{"free_memory": true}', headers: { 'Content-Type': 'application/json' } })
         answer.run = { ...(await run(page, job.run)), nodes: (await look(page)).nodes }
         await fit(page)
         await page.screenshot({ path: job.after })
