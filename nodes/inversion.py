@@ -22,8 +22,8 @@ from .host.levels import HostProcess, schedule, top_of, way_back
 from .host.sampling import (
     SolverSampler,
     as_latent,
+    caveats,
     guider_for,
-    has_scheduled_hooks,
     injected_noise,
     latent_samples,
     run_inversion,
@@ -166,10 +166,10 @@ class SSIInverseSampler(SolverChecked):
             indices=tuple(latent.get("batch_index") or range(len(found.noise))),
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
-        complaints: tuple[str, ...] = ()
-        if has_scheduled_hooks(positive, negative):
-            complaints = ("hook keyframes move on only while sigma falls, so the first one held all the way up",)
-        report = tell(_report(process, found, cfg, how, latent.get("noise_mask") is not None), complaints)
+        report = tell(
+            _report(process, found, cfg, how, latent.get("noise_mask") is not None),
+            caveats(model, latent, positive, negative),
+        )
         states: Any = blocked("states: turn keep_states on to get them")
         if found.states is not None:
             every = found.states.transpose(0, 1).flatten(0, 1)

@@ -202,8 +202,22 @@ def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     return guider
 
 
-def has_scheduled_hooks(*prompts: Any) -> bool:
-    """Whether a prompt's hooks change along the schedule: core moves them on only while sigma falls."""
+def caveats(model: Any, latent: dict[str, Any], *prompts: Any) -> list[str]:
+    """What in this job has no exact way back, in words."""
+    found = []
+    if _has_scheduled_hooks(prompts):
+        found.append("hook keyframes move on only while sigma falls, so the first one held all the way up")
+    mask = latent.get("noise_mask")
+    if mask is not None and "denoise_mask_function" in model.model_options and bool(((mask > 0) & (mask < 1)).any()):
+        # One NOISE cannot be both the state there and the noise that core shows the network in its place.
+        found.append(
+            "with Differential Diffusion what lies under the grey parts of a mask does not come back exactly; its "
+            "black and white parts do"
+        )
+    return found
+
+
+def _has_scheduled_hooks(prompts: tuple[Any, ...]) -> bool:
     groups = [facts.get("hooks") for prompt in prompts for _, facts in prompt or ()]
     hooks = [hook for group in groups if group is not None for hook in group.hooks]
     return any(len(getattr(hook.hook_keyframe, "keyframes", ())) > 1 for hook in hooks)

@@ -181,6 +181,24 @@ def test_guidance_of_other_kinds_comes_back(made, name):
     assert again < 1e-3 and lost > 4 * again
 
 
+def test_grey_masks_with_differential_diffusion_are_warned_of(made, caplog):
+    """What is said is so: the grey part is off by more than a plain mask's, black and white are not."""
+    kind, model = made
+    (gradual,) = core("DifferentialDiffusion", model=model, strength=1.0)
+    latent, prompt = tiny_latent(kind), tiny_prompt(kind, 1)
+    grey = torch.tensor([0.0, 0, 0, 0.4, 0.6, 1, 1, 1]).expand(1, 8, 8)
+    errors = {}
+    for name, used, mask in (("grey", gradual, grey), ("plain", model, grey), ("hard", gradual, (grey > 0.5).float())):
+        masked = latent | {"noise_mask": mask}
+        noise, _, sigmas, report, _ = run("SSIInverseSampler", model=used, latent=masked, positive=prompt, steps=40)
+        assert ("Differential Diffusion" in report) == (name == "grey")
+        out = sample(used, noise, sigmas, masked, prompt, sampler="dpmpp_2m")
+        errors[name] = (out - latent["samples"]).abs().mean((0, 1, 2))
+    assert "Differential Diffusion" in caplog.text
+    assert errors["grey"].max() > 1.2 * errors["plain"].max() and errors["grey"][:3].max() < 1e-5
+    assert errors["hard"][:4].max() < 1e-5
+
+
 def test_differential_diffusion_acts_on_the_inversion(made):
     """A mask of degrees opens step by step; of one that has only 0 and 1 it makes nothing else, to the bit."""
     kind, model = made
