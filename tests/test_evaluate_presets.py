@@ -9,7 +9,7 @@ import torch
 from evaluations import Toy, folder
 
 from ssi_core import InputError, cosine, invert, karras_sigmas, load_image, mse, slerp
-from ssi_core.evaluate import PRESETS, evaluate, plan_of
+from ssi_core.evaluate import PRESETS, evaluate, exact, plan_of, planar
 from ssi_core.evaluate import metrics as metrics_room
 from ssi_core.evaluate.exact import TARGETS
 from ssi_core.evaluate.metrics import METRICS
@@ -23,14 +23,24 @@ from ssi_core.process import DiscreteVP
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return folder(tmp_path_factory.mktemp("pictures") / "set", count=4)
+    return folder(tmp_path_factory.mktemp("pictures") / "set", count=7)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_training():
+    """Figure 4's small network takes seconds to train; tests of it train it themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planar, "STEPS", 20)
+        exact._network.cache_clear()
+        yield
+    exact._network.cache_clear()
 
 
 def short(name, pictures, **options):
     """A preset's plan on the toy, with few steps."""
     plan = plan_of(name, model="toy", denoise=Toy(), images=str(pictures), limit=4)
     arms = tuple(replace(a, steps=min(a.steps, 5), kappa=(1, 1000, 150) if a.kappa else None) for a in plan.arms)
-    fewer = {"samples": 50, "exact": 50, "repeats": 3}
+    fewer = {"samples": 50, "exact": 50, "repeats": 3, "reference": 3}
     return replace(
         plan, arms=arms, options={**{k: min(v, fewer.get(k, v)) for k, v in plan.options.items() if k != "weights"},
                                   **{k: v for k, v in plan.options.items() if k == "weights"}, **options},
@@ -62,7 +72,7 @@ def test_the_rows_of_table_1_are_the_papers_settings():
     for which in ("bedroom-ddim", "bedroom-edm", "imagenet-ddim"):
         base, ours = PRESETS[f"table1-{which}"].arms
         for arm, row in ((base, ROWS[f"{which}-base"]), (ours, ROWS[f"{which}-ssi"])):
-            found = torch.as_tensor(arm.sigmas(0.002, 1000.0)[0])
+            found = torch.as_tensor(arm.sigmas(0.002, 1000.0, levels)[0])
             assert torch.equal(found, row.sigmas(levels)[: len(found)])
             assert (arm.skip, arm.solver) == (row.skip(levels), row.solver)
         assert PRESETS[f"table1-{which}"].limit == 300

@@ -20,6 +20,7 @@ from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.store import PARTS, RESULTS
 from ssi_core.inversion import Cancelled
+from ssi_core.process import DiscreteVP
 
 WORKER = Path(__file__).with_name("evaluations.py")
 EVALUATIONS = 25
@@ -182,12 +183,13 @@ def test_a_model_that_does_not_fit_is_refused(pictures, tmp_path, changes, said)
 
 def test_ddim_levels_outside_the_model_are_left_out_and_said():
     arm = Arm("a", 500, 0.1, "euler", kappa=(1, 1000, 2))
-    levels, note = arm.sigmas(0.002, 80.0)
+    paper = DiscreteVP("linear")
+    levels, note = arm.sigmas(0.002, 80.0, paper)
     assert float(levels[0]) <= 80
     assert "of 500 DDIM levels" in note
-    assert arm.sigmas(0.01, 157.5)[1] == ""
+    assert arm.sigmas(0.01, 157.5, paper)[1] == ""
     with pytest.raises(InputError, match="another kind of model"):
-        arm.sigmas(0.002, 0.5)
+        arm.sigmas(0.002, 0.5, paper)
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from ..artifact import replacing
 from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, load_image, to_pixels
+from .distances import THEMSELVES, measured
 from .plan import Arm
 from .presets import Preset
 from .run import Results
@@ -275,11 +276,41 @@ def plane(results: Results, preset: Preset) -> Figure:
     return figure
 
 
+def distances(results: Results, preset: Preset) -> Figure:
+    """Frechet distances of blends to pictures of their kind, against the weight (Figure 11)."""
+    found = measured(results)
+    names = [name for name in preset.distances if name not in results.plan.missing]
+    kinds = list(dict.fromkeys(row["set"] for row in found))
+    figure = Figure(figsize=(5.4 * max(len(kinds), 1), 3.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), max(len(kinds), 1), squeeze=False)
+    for line, name in enumerate(names):
+        for column, kind in enumerate(kinds):
+            panel: Axes = panels[line][column]
+            own = [row for row in found if (row["set"], row["distance"]) == (kind, name)]
+            for i, arm in enumerate(dict.fromkeys(row["arm"] for row in own)):
+                rows = [row for row in own if row["arm"] == arm]
+                if rows[0]["weight"]:
+                    at, value = values(rows, "weight"), values(rows, "value")
+                    panel.plot(at, value, marker="o", ms=4, color=COLOURS[i], label=arm)
+                else:
+                    style = ":" if arm == THEMSELVES else "--"
+                    panel.axhline(float(rows[0]["value"]), color=COLOURS[i], ls=style, lw=1.2, label=arm)
+            panel.set_ylim(bottom=0)
+            panel.set_xlabel("lambda")
+            panel.set_ylabel(name)
+            panel.grid(alpha=0.3)
+            panel.set_title(f"{kind}: {own[0]['pictures']} pictures a set, {own[0]['reference']} to compare with",
+                            fontsize=10)  # fmt: skip
+            panel.legend(fontsize=8)
+    figure.suptitle("With few pictures a set, differences between these distances mean nothing", fontsize=11)
+    return figure
+
+
 def _kept(results: Results, arm: str, pattern: str) -> list[Path]:
     return sorted((results.folder / "pictures" / arm).glob(pattern))
 
 
 PLOTS: dict[str, Callable[[Results, Preset], Figure]] = {
     "noise": noise, "tradeoff": tradeoff, "pareto": pareto, "curves": curves, "cosines": cosines, "wins": wins,
-    "sheet": sheet, "repeats": repeats, "blends": blends, "plane": plane,
+    "sheet": sheet, "repeats": repeats, "blends": blends, "plane": plane, "distances": distances,
 }  # fmt: skip

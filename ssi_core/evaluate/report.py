@@ -65,7 +65,8 @@ def page(results: Results, made: list[Table], plots: list[Path]) -> str:
     )  # fmt: skip
     return environment.get_template("report.html.jinja").render(
         preset=preset, plan=results.plan, tables=made, plots=shown, version=__version__,
-        used=[p for p in results.pictures if not p.skipped], skipped=[p for p in results.pictures if p.skipped],
+        used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.reference],
+        skipped=[p for p in results.pictures if p.skipped],
         failed=results.failed, notes=results.notes, legend=[(name, about(name)) for name in names],
         facts=json.dumps(results.plan.facts(), indent=1),
         runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],
