@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +17,7 @@ from ..evaluate.images import DEMO
 from ..evaluate.presets import PRESETS, find_preset, plan_of
 from ..evaluate.report import PAGE, write_report
 from ..evaluate.run import Results, evaluate
-from ..evaluate.shards import sharded
+from ..evaluate.shards import BACKENDS, own_device, sharded
 from .options import ModelOptions, grouped
 from .terminal import made, spent, task_bar, warn
 
@@ -43,6 +42,9 @@ def evaluate_command(
     chosen: ModelOptions = ModelOptions(),  # noqa: B008  # frozen
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of pictures and of the noise.")] = 0,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures inverted together.")] = None,
+    backend: Annotated[
+        str, typer.Option(help=f"Of torch.distributed, under torchrun: {' or '.join(BACKENDS)} (untested).")
+    ] = "gloo",
 ) -> None:
     """Make one of the paper's tables or figures: results.csv, summary.md, plots and report.html, in a folder.
 
@@ -51,9 +53,9 @@ def evaluate_command(
     names = list(PRESETS) if preset == EVERY else [preset]
     for name in names:
         find_preset(name)
-    with sharded() as shard:
-        if shard.count > 1 and chosen.device == "auto" and torch.cuda.is_available():
-            chosen = replace(chosen, device=f"cuda:{shard.rank % torch.cuda.device_count()}")
+    with sharded(backend) as shard:
+        if shard.count > 1 and chosen.device == "auto" and own_device() != "cpu":
+            chosen = replace(chosen, device=own_device())
         denoise = chosen.denoiser()
         if images is None and chosen.model != "demo":
             raise InputError(f"images: model {chosen.model} has no pictures of its own; name a folder with --images")

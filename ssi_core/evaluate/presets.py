@@ -221,7 +221,6 @@ PRESETS: dict[str, Preset] = {
             *_against_base(200, (0.1,), "euler"), *_against_base(20, (DEFAULT_SKIP,), DEFAULT_SOLVER),
             *_against_base(20, (DEFAULT_SKIP,), DEFAULT_SOLVER, precision="bfloat16"),
             *_against_base(40, (0.1,), "euler"), *_against_base(40, (0.1,), "euler", precision="bfloat16"),
-            *_against_base(40, (0.1,), "euler", precision="float16"),
         ), 100, 8, plots=("wins",), demo_arms=_against_base(20, (0.1, 0.5), "euler", target="memory"),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..version import __version__
 from .presets import PRESETS, find_preset
 from .run import RUN, Results
-from .store import FULL
+from .store import reason
 from .tables import Table, about, markdown, tables
 
 PAGE = "report.html"
@@ -33,8 +33,8 @@ def write_report(results: Results) -> list[Table]:
     from .plots import PLOTS, save_plot  # matplotlib takes a second to import
 
     preset, folder = find_preset(results.plan.preset), results.folder
-    made = tables(results, preset)
     try:
+        made = tables(results, preset)
         plots = folder / "plots"
         plots.mkdir(exist_ok=True)
         for name in preset.plots:
@@ -45,9 +45,8 @@ def write_report(results: Results) -> list[Table]:
         write_text(folder / "summary.csv", _csv(made))
         write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots]))
     except OSError as error:
-        full = "the disk is full" if error.errno in FULL else error.strerror
         raise InputError(
-            f"report in {folder}: cannot be written ({full}); the results are safe: mend it and run the same "
+            f"report in {folder}: cannot be written ({reason(error)}); the results are safe: mend it and run the same "
             f"command again"
         ) from error
     return made

@@ -22,7 +22,7 @@ from .exact import TARGETS
 from .images import Picture, load_survey, save_survey, survey
 from .plan import FILE, Plan
 from .shards import Shard
-from .store import KEY, PARTS, Appender, Row, gather, merge, only_run
+from .store import KEY, PARTS, Appender, Row, gather, merge, on_disk, only_run
 from .study import STUDIES, Bench, Unit, failed_rows
 
 SURVEY = "images.csv"
@@ -115,8 +115,7 @@ def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None
         Cancelled: as `invert`.
     """
     notes = check_fit(plan, denoise)
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_run(folder) if shard.leads else nullcontext():
+    with on_disk(folder), only_run(folder) if shard.leads else nullcontext():
         pictures = _prepare(plan, denoise, folder, task, shard)
         study, columns = STUDIES[plan.study], columns_of(plan)
         units = list(study.units(plan, [p for p in pictures if p.inverted]))
