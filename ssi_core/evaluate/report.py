@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,6 +34,7 @@ def write_report(results: Results) -> list[Table]:
     from .plots import PLOTS, save_plot  # matplotlib takes a second to import
 
     preset, folder = find_preset(results.plan.preset), results.folder
+    captions = {name: (PLOTS[name].__doc__ or "").split("\n")[0] for name in preset.plots}
     try:
         made = tables(results, preset)
         plots = folder / "plots"
@@ -43,7 +45,7 @@ def write_report(results: Results) -> list[Table]:
                 save_plot(figure, plots / f"{name}{suffix}")
         write_text(folder / "summary.md", "\n".join(markdown(table) for table in made))
         write_text(folder / "summary.csv", _csv(made))
-        write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots]))
+        write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots], captions))
     except OSError as error:
         raise InputError(
             f"report in {folder}: cannot be written ({reason(error)}); the results are safe: mend it and run the same "
@@ -52,10 +54,16 @@ def write_report(results: Results) -> list[Table]:
     return made
 
 
-def page(results: Results, made: list[Table], plots: list[Path]) -> str:
-    """The report as one HTML document without any outside reference."""
+def page(results: Results, made: list[Table], plots: list[Path], captions: Mapping[str, str]) -> str:
+    """The report as one HTML document without any outside reference.
+
+    Args:
+        results, made: what it is about, and its tables.
+        plots: PNG files, in order.
+        captions: what each shows, by the file's stem.
+    """
     preset = PRESETS[results.plan.preset]
-    shown = [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in plots]
+    shown = [(path.stem, captions[path.stem], base64.b64encode(path.read_bytes()).decode()) for path in plots]
     names = [name for name in preset.columns if about(name) != name]
     runs = results.folder / RUN
     environment = Environment(
