@@ -10,7 +10,7 @@ import torch
 from evaluations import Toy, folder
 from scipy.linalg import sqrtm
 
-from ssi_core import InputError, load_image
+from ssi_core import DenoiserError, InputError, load_image
 from ssi_core.evaluate import PRESETS, distances, evaluate, plan_of
 from ssi_core.evaluate.distances import DISTANCES, FILE, QUANTUM, THEMSELVES, frechet, haar, measured
 from ssi_core.evaluate.images import DEMO, load_survey, read_picture, save_survey, survey
@@ -111,8 +111,20 @@ def test_distances_are_kept_and_made_again_for_another_plan(found, monkeypatch):
 
 def test_pictures_that_are_gone_are_said(found, tmp_path):
     lost = replace(found, folder=tmp_path)
-    with pytest.raises(InputError, match="pictures of the results are gone"):
+    with pytest.raises(InputError, match=r"00000.frame1.png: no such file"):
         measured(lost)
+
+
+def test_blends_that_failed_are_left_out_of_every_set(pictures, tmp_path):
+    plan = plan_of("fig11", model="toy", denoise=Toy(), images=str(pictures), limit=6)
+    plan = replace(
+        plan, arms=tuple(replace(arm, steps=4) for arm in plan.arms), options={**plan.options, "weights": [0.5]}
+    )
+    found = evaluate(plan, Toy(fatal=1, error=DenoiserError("NaN")), tmp_path)
+    assert [(r["arm"], r["index"]) for r in found.failed] == [("base", "0")]
+    assert {(r["arm"], r["pictures"]) for r in measured(found)} == {
+        (arm, "2") for arm in ("base", "SSI", "sampled directly", THEMSELVES)
+    }
 
 
 def test_samples_are_of_gaussian_noise_and_as_many_as_blends(found):

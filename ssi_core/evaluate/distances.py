@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..artifact import write_text
-from ..errors import InputError
 from ..image import load_image
 from .images import Picture, read_picture
 from .metrics import needs
@@ -123,51 +123,41 @@ def measured(results: Results) -> list[Row]:
 
 
 def _compared(results: Results, distance: Distance) -> Iterator[dict[str, Any]]:
-    plan, folder = results.plan, results.folder / "pictures"
-    direct = {arm.name for arm in plan.arms if arm.target == "samples"}
-    samples = {
-        arm: _features(plan, distance, (load_image(path) for path in sorted((folder / arm).glob("*.sample.png"))))
-        for arm in direct
-    }
+    plan = results.plan
     for kind in dict.fromkeys(p.set for p in results.pictures if p.reference):
+        lost = {row["index"] for row in results.failed if row["set"] == kind}
+        # Blends carry the number of their first picture.
+        firsts = [i for i in dict.fromkeys(r["index"] for r in results.rows if r["set"] == kind) if i not in lost]
         known = [p for p in results.pictures if p.reference and p.set == kind]
-        firsts = [f"{int(i):05d}" for i in dict.fromkeys(r["index"] for r in results.rows if r["set"] == kind)]
-        if len(known) < 2 or len(firsts) < 2:
+        if len(firsts) < 2 or len(known) < 2:
             continue
         reference = _features(plan, distance, _read(plan, known))
+        for arm, weight, pictures in _sets(results, firsts):
+            found = _features(plan, distance, pictures)
+            yield {"set": kind, "arm": arm, "weight": weight, "value": frechet(found, reference),
+                   "pictures": len(found), "reference": len(reference)}  # fmt: skip
 
-        def row(
-            arm: str, weight: float | None, found: Tensor, reference: Tensor = reference, kind: str = kind
-        ) -> dict[str, Any]:
-            return {"set": kind, "arm": arm, "weight": weight, "value": frechet(found, reference),
-                    "pictures": len(found), "reference": len(reference)}  # fmt: skip
 
-        for arm in plan.arms:
-            if arm.name in direct:
-                yield row(arm.name, None, samples[arm.name][: len(firsts)])
-                continue
-            for k, weight in enumerate(plan.options["weights"], start=1):
-                frames = [folder / arm.name / f"{first}.frame{k}.png" for first in firsts]
-                yield row(arm.name, weight, _features(plan, distance, (load_image(path) for path in frames)))
-        own = [p for p in results.pictures if f"{p.index:05d}" in firsts]
-        yield row(THEMSELVES, None, _features(plan, distance, _read(plan, own)))
+def _sets(results: Results, firsts: Sequence[str]) -> Iterator[tuple[str, float | None, Iterator[Tensor]]]:
+    """(arm, weight, pictures [1, 3, H, W]) of every set, as many pictures in each as blends of one weight."""
+    plan = results.plan
+    for arm in plan.arms:
+        kept = results.folder / "pictures" / arm.name
+        if arm.target == "samples":
+            numbers = [row["index"] for row in results.of(arm.name)][: len(firsts)]
+            if len(numbers) > 1:
+                yield arm.name, None, (load_image(kept / f"{int(i):05d}.sample.png") for i in numbers)
+            continue
+        for k, weight in enumerate(plan.options["weights"], start=1):  # frame 0 is the first picture's reconstruction
+            yield arm.name, weight, map(load_image, [kept / f"{int(i):05d}.frame{k}.png" for i in firsts])
+    yield THEMSELVES, None, _read(plan, [p for p in results.pictures if str(p.index) in firsts])
 
 
 def _read(plan: Plan, pictures: Iterable[Picture]) -> Iterator[Tensor]:
     return (read_picture(plan.images, picture, plan.shape[1]) for picture in pictures)
 
 
-def _features(plan: Plan, distance: Distance, pictures: Iterable[Tensor], batch: int = 32) -> Tensor:
+def _features(plan: Plan, distance: Distance, pictures: Iterator[Tensor], batch: int = 32) -> Tensor:
     """[n, F] on the CPU, of pictures [1, 3, H, W] that are read as they are needed."""
-    found: list[Tensor] = []
-    waiting: list[Tensor] = []
-    for picture in pictures:
-        waiting.append(picture)
-        if len(waiting) == batch:
-            found.append(distance.features(torch.cat(waiting).to(plan.device)).cpu())
-            waiting = []
-    if waiting:
-        found.append(distance.features(torch.cat(waiting).to(plan.device)).cpu())
-    if not found:
-        raise InputError("pictures of the results are gone; delete the folder and run the same command again")
-    return torch.cat(found)
+    batches = iter(lambda: list(islice(pictures, batch)), [])
+    return torch.cat([distance.features(torch.cat(some).to(plan.device)).cpu() for some in batches])

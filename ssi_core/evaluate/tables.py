@@ -110,7 +110,7 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
     floor = floors(plan.shape)
     for arm in plan.arms:
         own = results.of(arm.name, None if arm.target == "samples" else set_)
-        lost = sum(r["arm"] == arm.name and r["set"] == set_ for r in results.failed)
+        lost = sum(r["arm"] == arm.name and r["set"] in (set_, "samples") for r in results.failed)
         cells = []
         for name in preset.columns:
             if name in plan.missing:
