@@ -171,9 +171,11 @@ def test_a_survey_leaves_pictures_to_compare_with(pictures, tmp_path):
     assert [(p.index, p.reference) for p in listed] == [(i, i >= 5) for i in range(8)]
     save_survey(tmp_path / "images.csv", listed)
     assert load_survey(tmp_path / "images.csv") == listed
-    for limit in (0, 8, 9):
-        with pytest.raises(InputError, match="fewer than 2 are left to compare with; give a smaller --limit"):
-            survey(str(pictures), limit, 0, 16, reference=3)
+    for limit in (0, 8, 1000):  # too few for both: half and half
+        halved = survey(str(pictures), limit, 0, 16, reference=3)
+        assert [(p.index, p.reference) for p in halved] == [(i, i >= 4) for i in range(9)]
+    with pytest.raises(InputError, match="3 pictures can be used; at least 4 are wanted"):
+        survey(str(folder(tmp_path / "few", count=3)), 2, 0, 16, reference=3)
 
 
 def test_the_demo_compares_with_pictures_that_are_not_inverted():

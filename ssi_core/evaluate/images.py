@@ -12,7 +12,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -66,14 +66,15 @@ def survey(
         seed: of the order in which a folder is looked through.
         size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
         watch: called with the number of files tried so far.
-        reference: how many more, at most, to compare results with.
+        reference: how many more, at most, to compare results with; in a folder that has not enough for both, half
+            are inverted and half compared with.
 
     Returns:
         The pictures used, numbered, and those left out with the reason: unreadable, no picture, animated, tiny, huge,
         or the same pixels as an earlier one.
 
     Raises:
-        InputError: no such folder, nothing in it can be used, or nothing is left to compare with.
+        InputError: no such folder, nothing in it can be used, or too little to compare with.
     """
     if folder == DEMO:
         return _demo(limit, size, reference)
@@ -99,10 +100,12 @@ def survey(
         reasons = "; ".join(f"{p.name}: {p.skipped}" for p in found[:3]) or "it is empty"
         raise InputError(f"images {folder}: no picture in it can be used ({reasons}); give a folder of pictures")
     if reference and sum(p.reference for p in found) < 2:
-        raise InputError(
-            f"images {folder}: {len(seen)} pictures can be used; with {limit or len(seen)} to invert, fewer than 2 "
-            f"are left to compare with; give a smaller --limit, or more pictures"
-        )
+        if len(seen) < 4:
+            raise InputError(
+                f"images {folder}: {len(seen)} pictures can be used; at least 4 are wanted, to invert half of them and "
+                f"compare with the others"
+            )
+        found = [replace(p, reference=p.index >= len(seen) // 2) for p in found]
     return found
 
 

@@ -206,7 +206,13 @@ def sheet(results: Results, preset: Preset) -> Figure:
         for a, arm in enumerate(arms):
             noise = panels[line][a + 1] if stacked else panels[line][2 * a + 1]
             back = panels[line + 1][a + 1] if stacked else panels[line][2 * a + 2]
-            _picture(noise, results, arm, f"{index:05d}.noise.png", f"{arm}\nnoise" if i == 0 else "")
+            _picture(
+                noise,
+                results,
+                arm,
+                f"{index:05d}.noise.png",
+                f"{arm}\nnoise{', back' if stacked else ''}" if i == 0 else "",
+            )
             _picture(back, results, arm, f"{index:05d}.back.png", f"{arm}\nback" if i == 0 and not stacked else "")
             for row in (r for r in results.of(arm) if r["index"] == str(index)):
                 passes = row["gaussian"] == "1.0"

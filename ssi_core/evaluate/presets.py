@@ -167,7 +167,7 @@ PRESETS: dict[str, Preset] = {
     "fig11": Preset(
         "Figure 11: distances of interpolations", "Figure 11, section 5.2",
         "blends of SSI's noises as near to pictures of their kind as direct samples are, blends of base noises further",
-        (*_EULER_200, Arm("sampled directly", 200, 0.0, "euler", target="samples")), 1000, 6,
+        (*_EULER_200, Arm("sampled directly", 200, 0.0, "euler", target="samples")), 1000, 4,
         study="interpolations", plots=("distances",), distances=("fid", "haar_fd"),
         options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9], "reference": 5000},
         demo_options={"reference": 500},
@@ -197,7 +197,7 @@ PRESETS: dict[str, Preset] = {
     "nfe": Preset(
         "Quality against evaluations", "", "which solver and skip give the best picture for the evaluations spent, "
         "among those whose noise is Gaussian",
-        _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 6,
+        _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 4,
         plots=("pareto",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
     ),
