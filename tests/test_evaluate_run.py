@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import torch
 from evaluations import ARMS, SIZE, Toy, folder, plan
 
 from ssi_core import DenoiserError, InputError, invert, karras_sigmas, load_image, mse, reconstruct
+from ssi_core.cli import main
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
@@ -213,6 +215,20 @@ def test_a_model_that_does_not_fit_is_refused(pictures, tmp_path, changes, said)
     with pytest.raises(InputError, match=said):
         evaluate(given, toy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_all_goes_on_past_a_preset_that_does_not_fit(tmp_path, monkeypatch, capsys):
+    toy = Toy()
+    toy.image_size, toy.sigma_min = 32, 0.01  # fig6 adds noise up to .005 too
+    room = importlib.import_module("ssi_core.cli.evaluate")
+    monkeypatch.setattr(room.ModelOptions, "denoiser", lambda self: toy)
+    monkeypatch.setattr(room, "PRESETS", {name: room.PRESETS[name] for name in ("fig6", "fig5")})
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "all", "--limit", "1", "--out", str(tmp_path)])
+    assert not ended.value.code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fig6 is left out: preset fig6: adds noise up to 0.005, under the model's smallest level 0.01" in said
+    assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
 
 
 def test_ddim_levels_outside_the_model_are_left_out_and_said():

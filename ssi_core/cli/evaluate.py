@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..evaluate.images import DEMO
 from ..evaluate.presets import PRESETS, find_preset, plan_of
 from ..evaluate.report import PAGE, write_report
-from ..evaluate.run import Results, evaluate
+from ..evaluate.run import Results, check_fit, evaluate
 from ..evaluate.shards import BACKENDS, own_device, sharded
 from .options import ModelOptions, grouped
 from .terminal import made, spent, task_bar, warn
@@ -61,9 +61,18 @@ def evaluate_command(
             raise InputError(f"images: model {chosen.model} has no pictures of its own; name a folder with --images")
         source = DEMO if images is None else str(images.resolve())
         for name in names:
-            plan = plan_of(
-                name, model=chosen.model, denoise=denoise, images=source, limit=limit, seed=seed, batch=batch
-            )
+            try:
+                plan = plan_of(
+                    name, model=chosen.model, denoise=denoise, images=source, limit=limit, seed=seed, batch=batch
+                )
+                check_fit(plan, denoise)
+            except InputError as error:
+                if preset != EVERY:
+                    raise
+                # Every process finds the same, so that none waits for another.
+                if shard.leads:
+                    warn(f"{name} is left out: {error}")
+                continue
             published = PRESETS[name].model
             if shard.leads and published and published not in Path(chosen.model).name:
                 warn(f"the paper's figures of {name} are of {published}; this is {chosen.model}")
