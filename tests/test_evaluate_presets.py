@@ -9,28 +9,39 @@ import torch
 from evaluations import Toy, folder
 
 from ssi_core import InputError, cosine, invert, karras_sigmas, load_image, mse, slerp
-from ssi_core.evaluate import PRESETS, evaluate, plan_of
+from ssi_core.evaluate import PRESETS, bench, evaluate, exact, plan_of, planar
 from ssi_core.evaluate import metrics as metrics_room
 from ssi_core.evaluate.exact import TARGETS
+from ssi_core.evaluate.images import DEMO
 from ssi_core.evaluate.metrics import METRICS
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.tables import floors, tables, wins
 from ssi_core.evaluate.trajectories import sampled
 from ssi_core.models.presets import PRESETS as ROWS
-from ssi_core.process import DiscreteVP
+from ssi_core.process import VE, DiscreteVP
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return folder(tmp_path_factory.mktemp("pictures") / "set", count=4)
+    return folder(tmp_path_factory.mktemp("pictures") / "set", count=7)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_training():
+    """Figure 4's small network takes seconds to train; tests of it train it themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planar, "STEPS", 20)
+        exact._network.cache_clear()
+        yield
+    exact._network.cache_clear()
 
 
 def short(name, pictures, **options):
     """A preset's plan on the toy, with few steps."""
     plan = plan_of(name, model="toy", denoise=Toy(), images=str(pictures), limit=4)
     arms = tuple(replace(a, steps=min(a.steps, 5), kappa=(1, 1000, 150) if a.kappa else None) for a in plan.arms)
-    fewer = {"samples": 50, "exact": 50, "repeats": 3}
+    fewer = {"samples": 50, "exact": 50, "repeats": 3, "reference": 3}
     return replace(
         plan, arms=arms, options={**{k: min(v, fewer.get(k, v)) for k, v in plan.options.items() if k != "weights"},
                                   **{k: v for k, v in plan.options.items() if k == "weights"}, **options},
@@ -62,7 +73,7 @@ def test_the_rows_of_table_1_are_the_papers_settings():
     for which in ("bedroom-ddim", "bedroom-edm", "imagenet-ddim"):
         base, ours = PRESETS[f"table1-{which}"].arms
         for arm, row in ((base, ROWS[f"{which}-base"]), (ours, ROWS[f"{which}-ssi"])):
-            found = torch.as_tensor(arm.sigmas(0.002, 1000.0)[0])
+            found = torch.as_tensor(arm.sigmas(0.002, 1000.0, levels)[0])
             assert torch.equal(found, row.sigmas(levels)[: len(found)])
             assert (arm.skip, arm.solver) == (row.skip(levels), row.solver)
         assert PRESETS[f"table1-{which}"].limit == 300
@@ -116,7 +127,8 @@ def test_the_curve_of_a_gaussian_on_a_line_is_exact(tmp_path, pictures):
 
 
 def test_exact_scores_bring_samples_to_their_manifold():
-    for name, target in TARGETS.items():
+    for name in ("eight-points", "gaussian-axis"):
+        target = TARGETS[name]
         arm = Arm(name, 60, solver="heun", target=name)
         states = sampled(arm, 3, 4000)
         assert states.shape == (61, 4000, 2)
@@ -129,6 +141,81 @@ def test_exact_scores_bring_samples_to_their_manifold():
 
     weight = torch.exp(-(x - POINTS).square().sum(1) / (2 * 0.8**2))
     assert torch.allclose(TARGETS["eight-points"].denoise(x, sigma), (weight @ POINTS / weight.sum())[None])
+
+
+def test_a_trained_network_follows_the_exact_score_until_it_turns_singular(monkeypatch):
+    """Figure 4a: relative errors that grow as sigma falls."""
+    monkeypatch.setattr(planar, "STEPS", 400)
+    network = planar.trained_on(exact.POINTS)
+    draw = torch.Generator().manual_seed(1)
+    errors = []
+    for level in (10.0, 0.01):
+        x0 = exact.POINTS[torch.randint(8, (500,), generator=draw)]
+        sigma = torch.full((500,), level, dtype=torch.float64)
+        x = x0 + level * torch.randn(500, 2, generator=draw, dtype=torch.float64)
+        wanted = TARGETS["eight-points"].denoise(x, sigma)
+        errors.append(float((network(x, sigma) - wanted).norm() / (wanted - x).norm()))
+    assert errors[0] < 0.05 < 0.2 < errors[1]
+    assert torch.equal(planar.trained_on(exact.POINTS)(x, sigma), network(x, sigma))
+    assert not network(x, sigma).requires_grad
+
+
+def test_the_sharpest_denoiser_is_the_mean_of_what_it_remembers():
+    draw = torch.Generator().manual_seed(2)
+    pictures = torch.rand(6, 3, 4, 4, generator=draw) * 2 - 1
+    x, sigma = torch.randn(2, 3, 4, 4, generator=draw), torch.tensor([0.7, 3.0])
+    weight = torch.exp(-(x[:, None] - pictures).square().sum((2, 3, 4)).double() / (2 * sigma[:, None].double() ** 2))
+    wanted = torch.einsum("bn,nchw->bchw", weight / weight.sum(1, keepdim=True), pictures.double())
+    memory = exact.Memory(pictures)
+    assert torch.allclose(memory(x, sigma).double(), wanted, atol=1e-5)
+    near = pictures[[4]] + 0.01
+    assert torch.allclose(memory(near, torch.tensor([0.002])), pictures[[4]])
+
+
+def test_regimes_are_all_there():
+    """Few steps, 16-bit arithmetic, another network than the smooth one; pictures from outside are the folder's."""
+    preset = PRESETS["regimes"]
+    arms = (*preset.arms, *preset.demo_arms)
+    assert {a.steps for a in arms} >= {10, 20, 200}
+    assert {a.precision for a in arms} == {"float32", "bfloat16"}
+    assert {a.target for a in arms} == {"model", "memory"}
+    demo = plan_of("regimes", model="toy", denoise=Toy(), images=DEMO)
+    assert demo.arms == arms
+    for arm in arms:  # compared with the base method in the very same setting
+        base = next((a for a in arms if a.name == arm.against), None)
+        assert arm.skip == 0 or replace(arm, name=base.name, skip=0.0, against="") == base
+
+
+def test_half_precision_is_that_of_everything_the_model_does():
+    toy, x, sigma = Toy(), torch.randn(2, 3, 16, 16), torch.ones(2)
+    lower = bench.Lower(toy, torch.bfloat16)
+    found = lower(x, sigma)
+    assert found.dtype == torch.float32 and torch.equal(found, found.bfloat16().float())
+    assert torch.equal(found, lower(x.bfloat16().float(), sigma))
+    assert torch.allclose(found, toy(x, sigma), rtol=1e-2)
+    assert lower.image_size == toy.image_size
+
+
+def test_ddim_takes_the_models_own_levels():
+    toy = Toy()
+    toy.process = DiscreteVP("cosine")
+    toy.sigma_min, toy.sigma_max = toy.process.sigma_min, toy.process.sigma_max
+    base, ours = plan_of("table1-bedroom-ddim", model="toy", denoise=toy, images=DEMO).arms
+    assert ours.skip == float(toy.process.sigmas[39])
+    levels, note = base.sigmas(toy.sigma_min, toy.sigma_max, toy.process)
+    assert torch.equal(levels, toy.process.sigmas[1::2].flip(0))
+    assert note == ""
+    assert torch.equal(bench.Bench(toy, None, None).sigmas(base), levels)
+    # A model without discrete levels is given the paper's, and that is said.
+    plain = plan_of("table1-bedroom-ddim", model="toy", denoise=Toy(), images=DEMO).arms[1]
+    assert plain.skip == pytest.approx(0.1405, abs=1e-4)
+    assert "takes those of the paper's models" in plain.sigmas(0.002, 80.0, VE())[1]
+    toy.process = DiscreteVP("linear", 100)
+    with pytest.raises(InputError, match="takes DDIM levels up to 999, of a model that has 100"):
+        base.sigmas(toy.sigma_min, toy.sigma_max, toy.process)
+    toy.process = DiscreteVP(alphas_cumprod=tuple(torch.linspace(0.99, 0.01, 20).tolist()))
+    with pytest.raises(InputError, match="adds noise up to level 39, of a model that has 20"):
+        plan_of("table1-bedroom-ddim", model="toy", denoise=toy, images=DEMO)
 
 
 def test_wins_are_counted_picture_by_picture(pictures, tmp_path):

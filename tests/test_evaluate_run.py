@@ -1,6 +1,8 @@
 """An evaluation carried out: the same table whoever computes it, however often it is stopped."""
 
 import csv
+import errno
+import importlib
 import os
 import signal
 import socket
@@ -15,11 +17,14 @@ import torch
 from evaluations import ARMS, SIZE, Toy, folder, plan
 
 from ssi_core import DenoiserError, InputError, invert, karras_sigmas, load_image, mse, reconstruct
+from ssi_core.cli import main
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
+from ssi_core.evaluate.shards import own_device, sharded
 from ssi_core.evaluate.store import PARTS, RESULTS
 from ssi_core.inversion import Cancelled
+from ssi_core.process import DiscreteVP
 
 WORKER = Path(__file__).with_name("evaluations.py")
 EVALUATIONS = 25
@@ -87,6 +92,38 @@ def test_a_process_that_dies_is_reported_and_a_rerun_completes(pictures, tmp_pat
     # Completed by another number of processes than began it.
     assert [code for code, _ in processes(pictures, tmp_path, 3)] == [0, 0, 0]
     assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+def test_torchrun_with_a_process_that_dies_and_again(pictures, tmp_path, wanted):
+    """As the documentation has it: torchrun itself, which ends the other processes when one of them fails."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER),
+               str(pictures), str(tmp_path)]  # fmt: skip
+    path = os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    ended = subprocess.run([*command, str(EVALUATIONS), "1"], env=environment, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "exitcode  : 9" in ended.stderr  # torchrun's report names the process
+    assert any(len(p.read_text().splitlines()) > 1 for p in (tmp_path / PARTS).iterdir())
+    assert not (tmp_path / RESULTS).exists()
+    subprocess.run([*command, "0", "0"], env=environment, capture_output=True, check=True)
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+def test_a_backend_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="backend 'mpi': unknown; known are gloo, nccl"), sharded("mpi"):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="backend nccl: needs a GPU for each process"), sharded("nccl"):
+        pass
+
+
+def test_each_process_of_a_machine_has_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("RANK", "6")  # the third process of the second machine
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert own_device() == "cuda:2"
 
 
 @pytest.mark.parametrize("fatal", [1, 10, 40, 70])
@@ -180,14 +217,29 @@ def test_a_model_that_does_not_fit_is_refused(pictures, tmp_path, changes, said)
     assert not (tmp_path / "out").exists()
 
 
+def test_all_goes_on_past_a_preset_that_does_not_fit(tmp_path, monkeypatch, capsys):
+    toy = Toy()
+    toy.image_size, toy.sigma_min = 32, 0.01  # fig6 adds noise up to .005 too
+    room = importlib.import_module("ssi_core.cli.evaluate")
+    monkeypatch.setattr(room.ModelOptions, "denoiser", lambda self: toy)
+    monkeypatch.setattr(room, "PRESETS", {name: room.PRESETS[name] for name in ("fig6", "fig5")})
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "all", "--limit", "1", "--out", str(tmp_path)])
+    assert not ended.value.code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fig6 is left out: preset fig6: adds noise up to 0.005, under the model's smallest level 0.01" in said
+    assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
+
+
 def test_ddim_levels_outside_the_model_are_left_out_and_said():
     arm = Arm("a", 500, 0.1, "euler", kappa=(1, 1000, 2))
-    levels, note = arm.sigmas(0.002, 80.0)
+    paper = DiscreteVP("linear")
+    levels, note = arm.sigmas(0.002, 80.0, paper)
     assert float(levels[0]) <= 80
     assert "of 500 DDIM levels" in note
-    assert arm.sigmas(0.01, 157.5)[1] == ""
+    assert arm.sigmas(0.01, 157.5, paper)[1] == ""
     with pytest.raises(InputError, match="another kind of model"):
-        arm.sigmas(0.002, 0.5)
+        arm.sigmas(0.002, 0.5, paper)
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, monkeypatch):
@@ -206,6 +258,44 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, monkeypatch)
     evaluate(plan(root, Toy()), Toy(), tmp_path / "out")
     assert len(seen) == 40 * len(ARMS)
     assert most == 2
+
+
+@pytest.mark.parametrize("what", ["plan.json", "images.csv", "00003.noise.png", "results.csv"])
+def test_a_disk_that_is_full_when_anything_is_written(pictures, tmp_path, wanted, monkeypatch, what):
+    """Whatever it is, the message says so, and with room again the same command ends in the same table."""
+    with monkeypatch.context() as full:
+        replace_file = Path.replace
+
+        def replaced(self, target):
+            if Path(target).name == what:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return replace_file(self, target)
+
+        full.setattr(Path, "replace", replaced)
+        with pytest.raises(InputError, match=r"the disk is full.*run the same command again"):
+            evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_killed_while_the_report_is_written(pictures, tmp_path, monkeypatch, moment):
+    """Each file of a report is the old one or the new one, and no half file is left beside it."""
+    found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    write_report(found)
+    names = ["wins.svg", "summary.md", "summary.csv", "report.html"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    replace_file = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == names[moment]:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        write_report(found)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_killed_report_leaves_whole_files_and_is_made_again(pictures, tmp_path, monkeypatch):
@@ -248,9 +338,7 @@ def test_ctrl_c_on_the_command_line_and_going_on(tmp_path):
         "-m",
         "ssi_core",
         "evaluate",
-        "regimes",
-        "--limit",
-        "1",
+        "fig14",
         "--out",
         str(out),
         "--device",
@@ -266,10 +354,9 @@ def test_ctrl_c_on_the_command_line_and_going_on(tmp_path):
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130
     assert "Traceback" not in said
-    rows = len(part.read_bytes().splitlines()) - 1
-    assert rows >= 2
+    assert 2 <= len(part.read_bytes().splitlines()) - 1 < 464
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert len(load_results(out).rows) == 24
+    assert len(load_results(out).rows) == 464  # 200 levels of each exact score, 64 of the model's
     assert (out / "report.html").exists()
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -17,8 +16,8 @@ from ..errors import InputError
 from ..evaluate.images import DEMO
 from ..evaluate.presets import PRESETS, find_preset, plan_of
 from ..evaluate.report import PAGE, write_report
-from ..evaluate.run import Results, evaluate
-from ..evaluate.shards import sharded
+from ..evaluate.run import Results, check_fit, evaluate
+from ..evaluate.shards import BACKENDS, own_device, sharded
 from .options import ModelOptions, grouped
 from .terminal import made, spent, task_bar, warn
 
@@ -43,6 +42,9 @@ def evaluate_command(
     chosen: ModelOptions = ModelOptions(),  # noqa: B008  # frozen
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of pictures and of the noise.")] = 0,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures inverted together.")] = None,
+    backend: Annotated[
+        str, typer.Option(help=f"Of torch.distributed, under torchrun: {' or '.join(BACKENDS)} (untested).")
+    ] = "gloo",
 ) -> None:
     """Make one of the paper's tables or figures: results.csv, summary.md, plots and report.html, in a folder.
 
@@ -51,17 +53,26 @@ def evaluate_command(
     names = list(PRESETS) if preset == EVERY else [preset]
     for name in names:
         find_preset(name)
-    with sharded() as shard:
-        if shard.count > 1 and chosen.device == "auto" and torch.cuda.is_available():
-            chosen = replace(chosen, device=f"cuda:{shard.rank % torch.cuda.device_count()}")
+    with sharded(backend) as shard:
+        if shard.count > 1 and chosen.device == "auto" and own_device() != "cpu":
+            chosen = replace(chosen, device=own_device())
         denoise = chosen.denoiser()
         if images is None and chosen.model != "demo":
             raise InputError(f"images: model {chosen.model} has no pictures of its own; name a folder with --images")
         source = DEMO if images is None else str(images.resolve())
         for name in names:
-            plan = plan_of(
-                name, model=chosen.model, denoise=denoise, images=source, limit=limit, seed=seed, batch=batch
-            )
+            try:
+                plan = plan_of(
+                    name, model=chosen.model, denoise=denoise, images=source, limit=limit, seed=seed, batch=batch
+                )
+                check_fit(plan, denoise)
+            except InputError as error:
+                if preset != EVERY:
+                    raise
+                # Every process finds the same, so that none waits for another.
+                if shard.leads:
+                    warn(f"{name} is left out: {error}")
+                continue
             published = PRESETS[name].model
             if shard.leads and published and published not in Path(chosen.model).name:
                 warn(f"the paper's figures of {name} are of {published}; this is {chosen.model}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..image import save_image
 from ..inversion import Callback, Inversion, Progress, invert, reconstruct
 from ..process import VE, Process
+from .exact import memory
 from .images import Picture, read_picture
 from .metrics import METRICS, Trip
 from .plan import Arm, Plan
@@ -51,12 +52,12 @@ class Bench:
 
     @property
     def process(self) -> Process:
-        found: Process = getattr(self.denoise, "process", VE())
-        return found
+        return process_of(self.denoise)
 
     def sigmas(self, arm: Arm) -> Tensor:
         if arm.name not in self._schedules:
-            self._schedules[arm.name] = arm.sigmas(self.denoise.sigma_min, self.denoise.sigma_max)[0]
+            model = self.denoise
+            self._schedules[arm.name] = arm.sigmas(model.sigma_min, model.sigma_max, self.process)[0]
         return self._schedules[arm.name]
 
     def read(self, pictures: Sequence[Picture]) -> Tensor:
@@ -65,8 +66,9 @@ class Bench:
         return torch.cat(images).to(self.denoise.device)
 
     def model(self, arm: Arm) -> Any:
-        """The denoiser in the arm's precision."""
-        return self.denoise if arm.precision == "float32" else Lower(self.denoise, getattr(torch, arm.precision))
+        """The denoiser that an arm names, in its precision."""
+        denoise = memory(int(self.denoise.image_size)) if arm.target == "memory" else self.denoise
+        return denoise if arm.precision == "float32" else Lower(denoise, getattr(torch, arm.precision))
 
     def up(self, arm: Arm, images: Tensor, seeds: Sequence[int]) -> Inversion:
         """Pictures to noise.
@@ -111,8 +113,14 @@ class Bench:
         save_image(picture, folder / f"{name}.png")
 
 
+def process_of(denoise: Any) -> Process:
+    """A denoiser's own process; VE where it does not say."""
+    found: Process = getattr(denoise, "process", VE())
+    return found
+
+
 class Lower:
-    """A denoiser whose network runs in half precision, by autocast."""
+    """A denoiser in half precision: what it is given, its network (by autocast) and what it estimates."""
 
     def __init__(self, denoise: Any, dtype: torch.dtype) -> None:
         self._denoise, self._dtype = denoise, dtype
@@ -122,8 +130,8 @@ class Lower:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=self._dtype):
-            found: Tensor = self._denoise(x, sigma)
-        return found.to(x.dtype)
+            found: Tensor = self._denoise(x.to(self._dtype).to(x.dtype), sigma)
+        return found.to(self._dtype).to(x.dtype)
 
 
 class Study(Protocol):

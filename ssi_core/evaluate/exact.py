@@ -1,18 +1,29 @@
-"""Distributions whose denoiser D(x, sigma) = E[x0 | x] is known (SSI-DM Appendix A.4), as denoisers of [B, 2]."""
+"""Denoisers D(x, sigma) = E[x0 | x] in closed form: of distributions in the plane (SSI-DM Appendix A.4), of pictures.
+
+Beside the exact ones in the plane stands a small network trained on one of them, as in Figure 4a.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ..demo.scenes import draw_scenes
+from ..denoiser import EDM
+from .planar import trained_on
+
+SCENES = 1000
+"""Pictures in `memory`."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """A distribution in the plane."""
+    """A distribution in the plane, and who estimates its x0."""
 
     about: str
     denoise: Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +56,43 @@ def _to_points(x: Tensor) -> Tensor:
     return (x[:, None] - POINTS.to(x)).norm(dim=2).amin(1)
 
 
+@lru_cache(maxsize=1)
+def _network() -> EDM:
+    return trained_on(POINTS)
+
+
+def _eight_points_learnt(x: Tensor, sigma: Tensor) -> Tensor:
+    return _network()(x, sigma)
+
+
 TARGETS: dict[str, Target] = {
     "eight-points": Target("eight points on a circle of radius 2", _eight_points, _to_points),
+    "eight-points-network": Target("the same, by a small trained network", _eight_points_learnt, _to_points),
     "gaussian-axis": Target("a Gaussian on the x axis", _gaussian_axis, lambda x: x[:, 1].abs()),
 }
+
+
+class Memory:
+    """E[x0 | x] of pictures that are equally likely: the sharpest network there is, which knows nothing but them.
+
+    Args:
+        pictures: [N, C, H, W].
+    """
+
+    def __init__(self, pictures: Tensor) -> None:
+        self._pictures = pictures.flatten(1)
+        self._squares = self._pictures.square().sum(1)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x [B, C, H, W], sigma [B] -> [B, C, H, W]."""
+        # |x - y|^2 without |x|^2, which is the same for all y and cancels in the softmax.
+        away = self._squares - 2 * x.flatten(1) @ self._pictures.T
+        share = torch.softmax(-away / (2 * sigma[:, None] ** 2), dim=1)
+        return (share @ self._pictures).reshape(x.shape)
+
+
+@lru_cache(maxsize=1)
+def memory(size: int) -> Memory:
+    """That of the first `SCENES` scenes that the demo model was trained on, at size x size pixels."""
+    drawn = [draw_scenes(range(first, first + 100), size) for first in range(0, SCENES, 100)]
+    return Memory(torch.cat(drawn))

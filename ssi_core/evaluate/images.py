@@ -12,7 +12,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -30,7 +30,7 @@ DEMO = "demo"
 """Instead of a folder: the demo model's held-out scenes and photographs, two sets side by side."""
 LARGEST = 64_000_000
 """Pixels; a larger picture takes gigabytes to decode and is no data set's."""
-COLUMNS = ("index", "set", "name", "sha256", "skipped")
+COLUMNS = ("index", "set", "name", "sha256", "reference", "skipped")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,16 @@ class Picture:
     """Of its pixels as the model sees them (`tensor_sha256`)."""
     skipped: str = ""
     """Why it was left out."""
+    reference: bool = False
+    """Only compared with, never inverted."""
+
+    @property
+    def inverted(self) -> bool:
+        return not self.skipped and not self.reference
 
 
 def survey(
-    folder: str, limit: int, seed: int, size: int, watch: Callable[[int], object] | None = None
+    folder: str, limit: int, seed: int, size: int, watch: Callable[[int], object] | None = None, reference: int = 0
 ) -> list[Picture]:
     """Find the pictures to evaluate on; every file is tried before it counts.
 
@@ -60,23 +66,25 @@ def survey(
         seed: of the order in which a folder is looked through.
         size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
         watch: called with the number of files tried so far.
+        reference: how many more, at most, to compare results with; in a folder that has not enough for both, half
+            are inverted and half compared with.
 
     Returns:
         The pictures used, numbered, and those left out with the reason: unreadable, no picture, animated, tiny, huge,
         or the same pixels as an earlier one.
 
     Raises:
-        InputError: no such folder, or nothing in it can be used.
+        InputError: no such folder, nothing in it can be used, or too little to compare with.
     """
     if folder == DEMO:
-        return _demo(limit, size)
+        return _demo(limit, size, reference)
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"images {folder}: no such folder")
     found: list[Picture] = []
     seen: dict[str, str] = {}
     for tried, name in enumerate(_listing(root, seed), start=1):
-        if limit and len(seen) == limit:
+        if limit and len(seen) == limit + reference:
             break
         if watch is not None:
             watch(tried)
@@ -86,11 +94,18 @@ def survey(
         if why:
             found.append(Picture(-1, "images", name, digest, why))
         else:
-            found.append(Picture(len(seen), "images", name, digest))
+            found.append(Picture(len(seen), "images", name, digest, reference=0 < limit <= len(seen)))
             seen[digest] = name
     if not seen:
         reasons = "; ".join(f"{p.name}: {p.skipped}" for p in found[:3]) or "it is empty"
         raise InputError(f"images {folder}: no picture in it can be used ({reasons}); give a folder of pictures")
+    if reference and sum(p.reference for p in found) < 2:
+        if len(seen) < 4:
+            raise InputError(
+                f"images {folder}: {len(seen)} pictures can be used; at least 4 are wanted, to invert half of them and "
+                f"compare with the others"
+            )
+        found = [replace(p, reference=p.index >= len(seen) // 2) for p in found]
     return found
 
 
@@ -106,7 +121,10 @@ def load_survey(path: Path) -> list[Picture]:
     """
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-        return [Picture(int(r["index"]), r["set"], r["name"], r["sha256"], r["skipped"]) for r in rows]
+        return [
+            Picture(int(r["index"]), r["set"], r["name"], r["sha256"], r["skipped"], r["reference"] == "1")
+            for r in rows
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is damaged ({error!r}); delete the folder and begin again") from error
 
@@ -127,12 +145,22 @@ def read_picture(folder: str, picture: Picture, size: int) -> Tensor:
     return pixels
 
 
-def _demo(limit: int, size: int) -> list[Picture]:
+def _demo(limit: int, size: int, reference: int) -> list[Picture]:
     photos = held_out_photos(size)
     count = limit or len(photos)
-    sets = [("scenes", draw_scenes(range(HELD_OUT, HELD_OUT + count), size)), ("photos", photos[:count])]
-    named = [(kind, f"{kind} {i}", tensor_sha256(x)) for kind, stack in sets for i, x in enumerate(stack.split(1))]
-    return [Picture(i, kind, name, digest) for i, (kind, name, digest) in enumerate(named)]
+    scenes = draw_scenes(range(HELD_OUT, HELD_OUT + count + reference), size)
+    photos = photos[: count + reference]
+    # Those to be inverted first, so that they have the same numbers, and noise, in every preset.
+    places = [
+        (kind, i, stack[i : i + 1], later)
+        for later in (False, True)
+        for kind, stack in (("scenes", scenes), ("photos", photos))
+        for i in (range(count, len(stack)) if later else range(min(count, len(stack))))
+    ]
+    return [
+        Picture(index, kind, f"{kind} {i}", tensor_sha256(pixels), reference=later)
+        for index, (kind, i, pixels, later) in enumerate(places)
+    ]
 
 
 def _listing(root: Path, seed: int) -> Iterator[str]:

@@ -51,6 +51,8 @@ class Metric:
     """"lower" or "higher"; "" for what is neither, such as figures of noise, which are to meet their floor."""
     missing: Callable[[int], str] = lambda size: ""
     """Given the pictures' height and width: what it lacks here and how to get it; "" where it can be computed."""
+    extra: bool = False
+    """Whether it takes a library of the `eval` extra, and so is only measured where a summary shows it."""
 
 
 def _figure(name: str) -> Metric:
@@ -76,7 +78,9 @@ def _brisque(trip: Trip) -> Tensor:
     return float64(torch.stack([value.reshape(()) for value in each]))
 
 
-def _needs(package: str, weights: str, address: str) -> Callable[[int], str]:
+def needs(package: str, weights: str, address: str) -> Callable[[int], str]:
+    """A `Metric.missing` for what a kept library computes with weights that torch.hub keeps."""
+
     def missing(size: int) -> str:
         if importlib.util.find_spec(package) is None:
             return f"{package} is missing: pip install '{package}' (the `eval` extra), then its weights: {address}"
@@ -96,12 +100,8 @@ METRICS: dict[str, Metric] = {
     "mse": Metric("mean squared error, pictures in [-1, 1]", lambda trip: mse(trip.back, trip.images), "lower"),
     "psnr": Metric("peak signal-to-noise ratio, dB", lambda trip: psnr(trip.back, trip.images), "higher"),
     "ssim": Metric("structural similarity", lambda trip: ssim(trip.back, trip.images), "higher", _too_small),
-    "lpips": Metric("LPIPS (AlexNet)", _lpips, "lower", _needs("lpips", ALEXNET, _ALEXNET_AT)),
-    "brisque": Metric("BRISQUE of the reconstruction", _brisque, "lower", _needs("piq", BRISQUE, _BRISQUE_AT)),
+    "lpips": Metric("LPIPS (AlexNet)", _lpips, "lower", needs("lpips", ALEXNET, _ALEXNET_AT), extra=True),
+    "brisque": Metric(
+        "BRISQUE of the reconstruction", _brisque, "lower", needs("piq", BRISQUE, _BRISQUE_AT), extra=True
+    ),
 }
-
-
-def available(size: int) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Which metrics can be computed for pictures of that size, and why the others cannot."""
-    missing = {name: why for name, metric in METRICS.items() if (why := metric.missing(size))}
-    return tuple(name for name in METRICS if name not in missing), missing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..artifact import write_text
 from ..errors import InputError
 from ..inversion import DEFAULT_SOLVER
-from ..process import DiscreteVP
+from ..process import DiscreteVP, Process
 from ..schedule import ddim_sigmas, karras_sigmas
 
 FORMAT = 1
@@ -33,19 +33,39 @@ class Arm:
     """sigma_skip; 0 is the base method."""
     solver: str = DEFAULT_SOLVER
     kappa: tuple[int, int, int] | None = None
-    """start, stop, step of DDIM indices of ADM's linear schedule."""
+    """start, stop, step of DDIM indices of the model's own levels (`levels_of`)."""
+    skip_index: int | None = None
+    """The index whose sigma `skip` is; None where `skip` is given itself (`fitted`)."""
     against: str = ""
     """The arm that this one's reconstructions are compared with, picture by picture."""
     precision: str = "float32"
-    """What the network computes in (autocast); the state stays float32."""
+    """What the denoiser is given, computes and gives; the solver's own arithmetic stays float32."""
     target: str = "model"
-    """What is evaluated: the plan's model, or a distribution whose score is known (`exact.TARGETS`)."""
+    """What is evaluated: the plan's "model", "samples" that it makes of Gaussian noise without any picture, the exact
+    denoiser of a few pictures ("memory"), or a distribution in the plane (`exact.TARGETS`)."""
 
-    def sigmas(self, low: float, high: float) -> tuple[Tensor, str]:
+    def fitted(self, process: Process) -> Arm:
+        """With the skip that its index means in a model's own levels.
+
+        Raises:
+            InputError: the model has no level of that index.
+        """
+        if self.skip_index is None:
+            return self
+        levels = levels_of(process)
+        if self.skip_index >= len(levels.sigmas):
+            raise InputError(
+                f"arm {self.name!r}: adds noise up to level {self.skip_index}, of a model that has "
+                f"{len(levels.sigmas)}; this preset is for another kind of model"
+            )
+        return replace(self, skip=float(levels.sigmas[self.skip_index]))
+
+    def sigmas(self, low: float, high: float, process: Process) -> tuple[Tensor, str]:
         """The schedule within a model's range, and in words what of it did not fit ("" where all did).
 
         Args:
             low, high: the model's smallest and largest sigma.
+            process: the model's own; DDIM indices are of its levels.
 
         Returns:
             ([n + 1] float64, falling, ending in 0; note).
@@ -57,18 +77,34 @@ class Arm:
             ends = max(0.002, low), min(80.0, high)
             note = "" if ends == (0.002, 80.0) else f"Karras levels from {ends[0]:g} to {ends[1]:g}"
             return karras_sigmas(self.steps, sigma_min=ends[0], sigma_max=ends[1]), note
-        levels = ddim_sigmas(range(*self.kappa), DiscreteVP("linear"))[:-1]
+        own = levels_of(process)
+        if len(own.sigmas) < self.kappa[1]:
+            raise InputError(
+                f"arm {self.name!r}: takes DDIM levels up to {self.kappa[1] - 1}, of a model that has "
+                f"{len(own.sigmas)}; this preset is for another kind of model"
+            )
+        levels = ddim_sigmas(range(*self.kappa), own)[:-1]
         kept = levels[(levels <= high * (1 + 1e-6)) & (levels >= low * (1 - 1e-6))]
         if 2 * len(kept) < len(levels):
             raise InputError(
                 f"arm {self.name!r}: {len(kept)} of its {len(levels)} DDIM levels lie within the model's range, "
                 f"{low:g} to {high:g}; this preset is for another kind of model"
             )
-        fits = len(kept) == len(levels)
-        return (
-            kept,
-            "" if fits else f"{len(kept)} of {len(levels)} DDIM levels lie within the model's {low:g} to {high:g}",
-        )
+        notes = []
+        if own is not process:
+            notes.append("it has no discrete levels of its own: DDIM takes those of the paper's models")
+        if len(kept) < len(levels):
+            notes.append(f"{len(kept)} of {len(levels)} DDIM levels lie within the model's {low:g} to {high:g}")
+        return kept, "; ".join(notes)
+
+
+PAPERS = DiscreteVP("linear")
+"""The levels of the paper's DDIM models."""
+
+
+def levels_of(process: Process) -> DiscreteVP:
+    """A model's own discrete levels; those of the paper's DDIM models where it has none."""
+    return process if isinstance(process, DiscreteVP) else PAPERS
 
 
 @dataclass(frozen=True)

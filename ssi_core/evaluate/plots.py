@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from ..artifact import replacing
 from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, load_image, to_pixels
+from .distances import THEMSELVES, measured
 from .plan import Arm
 from .presets import Preset
 from .run import Results
@@ -182,35 +183,53 @@ def wins(results: Results, preset: Preset) -> Figure:
     panel.invert_yaxis()
     panel.legend(fontsize=8)
     panel.set_xlabel(
-        "MSE of the base method / MSE of SSI, median over pictures; right of 1 SSI gives the better picture"
+        "MSE of the base method / MSE of SSI, median over pictures\nright of 1 SSI gives the better picture", fontsize=9
     )
     return figure
 
 
 def sheet(results: Results, preset: Preset) -> Figure:
     """Pictures, their noises and what came back, arm by arm (Figures 7 to 10)."""
-    columns = [(arm.name, what) for arm in results.plan.arms for what in ("noise", "back")]
-    indices = sorted({int(p.name.split(".")[0]) for p in _kept(results, columns[0][0], "*.image.png")})
-    columns = [(results.plan.arms[0].name, "image"), *columns]
-    figure = Figure(figsize=(1.25 * len(columns), 1.35 * len(indices) + 0.5), layout="constrained")
-    panels = figure.subplots(len(indices), len(columns), squeeze=False)
-    for row, index in enumerate(indices):
-        for column, (arm, what) in enumerate(columns):
-            panel: Axes = panels[row][column]
-            panel.set_xticks([])
-            panel.set_yticks([])
-            for path in _kept(results, arm, f"{index:05d}.{what}.png"):
-                panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
-            own = [r for r in results.of(arm) if r["index"] == str(index)]
-            if own and what == "noise":
-                passes = own[0]["gaussian"] == "1.0"
-                words, colour = f"std {float(own[0]['std']):.2f}", GOOD if passes else BAD
-                panel.set_xlabel(words + ("" if passes else ", not Gaussian"), fontsize=6, color=colour, labelpad=1)
-            elif own and what == "back":
-                panel.set_xlabel(f"MSE {float(own[0]['mse']):.4f}", fontsize=6, labelpad=1)
-            if row == 0:
-                panel.set_title(what if what == "image" else f"{arm}\n{what}", fontsize=7)
+    arms = [arm.name for arm in results.plan.arms]
+    indices = sorted({int(p.name.split(".")[0]) for p in _kept(results, arms[0], "*.image.png")})
+    # Noise and reconstruction side by side, or one above the other where there are too many arms for that.
+    stacked = len(arms) > 3
+    columns = len(arms) * (1 if stacked else 2) + 1
+    lines = len(indices) * (2 if stacked else 1)
+    figure = Figure(figsize=(1.25 * columns, 1.35 * lines + 0.5), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for panel in panels.flat:
+        panel.axis("off")
+    for i, index in enumerate(indices):
+        line = 2 * i if stacked else i
+        _picture(panels[line][0], results, arms[0], f"{index:05d}.image.png", "image" if i == 0 else "")
+        for a, arm in enumerate(arms):
+            noise = panels[line][a + 1] if stacked else panels[line][2 * a + 1]
+            back = panels[line + 1][a + 1] if stacked else panels[line][2 * a + 2]
+            _picture(
+                noise,
+                results,
+                arm,
+                f"{index:05d}.noise.png",
+                f"{arm}\nnoise{', back' if stacked else ''}" if i == 0 else "",
+            )
+            _picture(back, results, arm, f"{index:05d}.back.png", f"{arm}\nback" if i == 0 and not stacked else "")
+            for row in (r for r in results.of(arm) if r["index"] == str(index)):
+                passes = row["gaussian"] == "1.0"
+                said = f"std {float(row['std']):.2f}" + ("" if passes else ", not Gaussian")
+                noise.set_xlabel(said, fontsize=6, color=GOOD if passes else BAD, labelpad=1)
+                back.set_xlabel(f"MSE {float(row['mse']):.4f}", fontsize=6, labelpad=1)
     return figure
+
+
+def _picture(panel: Axes, results: Results, arm: str, name: str, title: str) -> None:
+    """A kept picture of a result; nothing where there is none."""
+    panel.axis("on")
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.set_title(title, fontsize=7)
+    for path in _kept(results, arm, name):
+        panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
 
 
 def repeats(results: Results, preset: Preset) -> Figure:
@@ -246,12 +265,7 @@ def blends(results: Results, preset: Preset) -> Figure:
         own = [r for r in results.of(arm.name) if r["index"] == index]
         for column, name in enumerate(names):
             panel: Axes = panels[column]
-            panel.set_xticks([])
-            panel.set_yticks([])
-            for path in _kept(results, arm.name, f"{int(index):05d}.{name}.png"):
-                panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
-            if row == 0:
-                panel.set_title(columns[column], fontsize=8)
+            _picture(panel, results, arm.name, f"{int(index):05d}.{name}.png", columns[column] if row == 0 else "")
             if 2 <= column < 2 + len(weights):
                 passes = own[column - 2]["gaussian"] == "1.0"
                 words = f"std {float(own[column - 2]['std']):.2f}" + ("" if passes else ", not G.")
@@ -275,11 +289,41 @@ def plane(results: Results, preset: Preset) -> Figure:
     return figure
 
 
+def distances(results: Results, preset: Preset) -> Figure:
+    """Frechet distances of blends to pictures of their kind, against the weight (Figure 11)."""
+    found = measured(results)
+    names = [name for name in preset.distances if name not in results.plan.missing]
+    kinds = list(dict.fromkeys(row["set"] for row in found))
+    figure = Figure(figsize=(5.4 * max(len(kinds), 1), 3.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), max(len(kinds), 1), squeeze=False)
+    for line, name in enumerate(names):
+        for column, kind in enumerate(kinds):
+            panel: Axes = panels[line][column]
+            own = [row for row in found if (row["set"], row["distance"]) == (kind, name)]
+            for i, arm in enumerate(dict.fromkeys(row["arm"] for row in own)):
+                rows = [row for row in own if row["arm"] == arm]
+                if rows[0]["weight"]:
+                    at, value = values(rows, "weight"), values(rows, "value")
+                    panel.plot(at, value, marker="o", ms=4, color=COLOURS[i], label=arm)
+                else:
+                    style = ":" if arm == THEMSELVES else "--"
+                    panel.axhline(float(rows[0]["value"]), color=COLOURS[i], ls=style, lw=1.2, label=arm)
+            panel.set_ylim(bottom=0)
+            panel.set_xlabel("lambda")
+            panel.set_ylabel(name)
+            panel.grid(alpha=0.3)
+            panel.set_title(f"{kind}: {own[0]['pictures']} pictures a set, {own[0]['reference']} to compare with",
+                            fontsize=10)  # fmt: skip
+            panel.legend(fontsize=8)
+    figure.suptitle("With few pictures a set, differences between these distances mean nothing", fontsize=11)
+    return figure
+
+
 def _kept(results: Results, arm: str, pattern: str) -> list[Path]:
     return sorted((results.folder / "pictures" / arm).glob(pattern))
 
 
 PLOTS: dict[str, Callable[[Results, Preset], Figure]] = {
     "noise": noise, "tradeoff": tradeoff, "pareto": pareto, "curves": curves, "cosines": cosines, "wins": wins,
-    "sheet": sheet, "repeats": repeats, "blends": blends, "plane": plane,
+    "sheet": sheet, "repeats": repeats, "blends": blends, "plane": plane, "distances": distances,
 }  # fmt: skip

@@ -11,14 +11,13 @@ from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
 from ..models.presets import DDIM
 from ..models.presets import PRESETS as ROWS
 from ..models.presets import Preset as Row
-from ..process import DiscreteVP
+from .bench import process_of
+from .distances import DISTANCES, Distance
 from .images import DEMO
-from .metrics import available
-from .plan import Arm, Plan
+from .metrics import METRICS, Metric
+from .plan import PAPERS, Arm, Plan
 from .study import STUDIES
 
-PAPERS = DiscreteVP("linear")
-"""The levels of the paper's DDIM models."""
 Paper = Mapping[str, Mapping[str, float]]
 """Arm -> metric -> the figure that the paper prints."""
 
@@ -49,6 +48,12 @@ class Preset:
     paper_set: str = ""
     """What the paper's figures were measured on."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    distances: tuple[str, ...] = ()
+    """Between whole sets of pictures, by name (`distances.DISTANCES`)."""
+    demo_arms: tuple[Arm, ...] = ()
+    """Further arms that only the demo's own pictures allow."""
+    demo_options: Mapping[str, Any] = field(default_factory=dict)
+    """In place of `options` on the demo."""
     batch: int = 16
 
 
@@ -57,9 +62,12 @@ GAUSSIAN = "Gaussian"
 
 
 def _arm(name: str, row: Row) -> Arm:
-    """A row of Table 1, at the levels of the model that the paper measured it on."""
-    kappa = (row.indices.start, row.indices.stop, row.indices.step) if isinstance(row, DDIM) else None
-    return Arm(name, len(row.sigmas(PAPERS)) - 1, row.skip(PAPERS), row.solver, kappa)
+    """A row of Table 1; on a model with other levels than the paper's, `Arm.fitted` finds its own skip."""
+    steps, skip = len(row.sigmas(PAPERS)) - 1, row.skip(PAPERS)
+    if isinstance(row, DDIM):
+        kappa = row.indices.start, row.indices.stop, row.indices.step
+        return Arm(name, steps, skip, row.solver, kappa, row.skip_index)
+    return Arm(name, steps, skip, row.solver)
 
 
 def _table1(which: str, model: str, data: str, paper: Paper, demo: int) -> Preset:
@@ -78,7 +86,6 @@ def _row(*figures: float) -> dict[str, float]:
     return dict(zip(("chan", "hori", "vert", "mse", "lpips", "ssim"), figures, strict=False))
 
 
-_KAPPA_39 = ROWS["bedroom-ddim-ssi"].skip(PAPERS)
 _FLOOR = _row(0.003, 0.050, 0.050)
 _TABLE2 = {
     (40, 0.0): (0.028, 0.404, 0.626), (40, 0.01): (0.026, 0.366, 0.693), (40, 0.1): (0.024, 0.307, 0.741),
@@ -103,21 +110,19 @@ def _grid(solvers: tuple[str, ...], steps: tuple[int, ...], skips: tuple[float, 
     )
 
 
-def _regimes() -> tuple[Arm, ...]:
-    arms: list[Arm] = []
-    for steps, skip, solver, precision in (
-        (10, 0.05, "euler", "float32"), (20, 0.05, "euler", "float32"), (200, 0.1, "euler", "float32"),
-        (20, DEFAULT_SKIP, DEFAULT_SOLVER, "float32"), (20, DEFAULT_SKIP, DEFAULT_SOLVER, "bfloat16"),
-        (40, 0.1, "euler", "bfloat16"),
-    ):  # fmt: skip
-        shown = "" if precision == "float32" else precision
-        base = _named(steps, 0.0, solver, shown)
-        arms += [
-            Arm(base, steps, 0.0, solver, precision=precision),
-            Arm(_named(steps, skip, solver, shown), steps, skip, solver, against=base, precision=precision),
-        ]
-    return tuple(arms)
+def _against_base(
+    steps: int, skips: tuple[float, ...], solver: str, *, precision: str = "float32", target: str = "model"
+) -> tuple[Arm, ...]:
+    """The base method, and skips that are compared with it picture by picture."""
+    said = " ".join(word for word in (precision, target) if word not in ("float32", "model"))
+    base = Arm(_named(steps, 0.0, solver, said), steps, 0.0, solver, precision=precision, target=target)
+    return (
+        base,
+        *(replace(base, name=_named(steps, skip, solver, said), skip=skip, against=base.name) for skip in skips),
+    )
 
+
+_EULER_200 = (Arm("base", 200, 0.0, "euler"), Arm("SSI", 200, 0.1, "euler", against="base"))
 
 PRESETS: dict[str, Preset] = {
     "table1-bedroom-ddim": _table1("bedroom-ddim", "lsun_bedroom", "LSUN Bedroom 256, DDIM", {
@@ -141,7 +146,8 @@ PRESETS: dict[str, Preset] = {
     "fig4": Preset(
         "Figure 4: the singularity along sampling trajectories", "Figure 4, section 4.1",
         "exact scores: a constant as sigma falls; a network: the same until it no longer follows, then a fall",
-        (Arm("eight points, exact", 200, solver="heun", target="eight-points"), Arm("model", 64)), 0, 0,
+        (Arm("eight points, exact", 200, solver="heun", target="eight-points"),
+         Arm("eight points, small network", 200, solver="heun", target="eight-points-network"), Arm("model", 64)), 0, 0,
         study="curves", columns=("sigma", "curve"), plots=("curves",), options={"samples": 32, "exact": 2000},
     ),
     "fig5": Preset(
@@ -158,11 +164,19 @@ PRESETS: dict[str, Preset] = {
         plots=("tradeoff", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "brisque", "std", "chan", "ks", "edge", "gaussian"),
     ),
+    "fig11": Preset(
+        "Figure 11: distances of interpolations", "Figure 11, section 5.2",
+        "blends of SSI's noises as near to pictures of their kind as direct samples are, blends of base noises further",
+        (*_EULER_200, Arm("sampled directly", 200, 0.0, "euler", target="samples")), 1000, 4,
+        study="interpolations", plots=("distances",), distances=("fid", "haar_fd"),
+        options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9], "reference": 5000},
+        demo_options={"reference": 500},
+        columns=("nfe", "norm", "std", "chan", "hori", "vert", "ks", "gaussian"),
+    ),
     "fig12": Preset(
         "Figure 12: interpolations", "Figure 12, section 5.2",
         "blends of base noises look unreal; blends of SSI's are pictures like those that the model makes",
-        (Arm("base", 200, 0.0, "euler"), Arm("SSI", 200, 0.1, "euler", against="base")), 8, 4,
-        study="interpolations", plots=("blends",), options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9]},
+        _EULER_200, 8, 4, study="interpolations", plots=("blends",), options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9]},
         columns=("nfe", "norm", "std", "chan", "hori", "vert", "ks", "gaussian"),
     ),
     "fig13": Preset(
@@ -183,24 +197,31 @@ PRESETS: dict[str, Preset] = {
     "nfe": Preset(
         "Quality against evaluations", "", "which solver and skip give the best picture for the evaluations spent, "
         "among those whose noise is Gaussian",
-        _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 6,
+        _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 4,
         plots=("pareto",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "ddim": Preset(
         "The inversions that are called DDIM", "",
         "how much of Table 1's DDIM rows is the convention and how much is the skip",
-        tuple(
-            Arm(f"{solver} {f'skip {skip:.3g}' if skip else 'base'}", 500, skip, solver, (1, 1000, 2),
-                against="ddim-current base" if solver != "ddim-current" else "")
-            for solver, skip in (("ddim-current", 0.0), ("ddim-target", 0.0), ("euler", 0.0), ("euler", _KAPPA_39))
+        (
+            _arm("ddim-current base", ROWS["bedroom-ddim-base"]),
+            *(replace(_arm(f"{solver} base", ROWS["bedroom-ddim-base"]), solver=solver, against="ddim-current base")
+              for solver in ("ddim-target", "euler")),
+            replace(_arm("euler SSI", ROWS["bedroom-ddim-ssi"]), against="ddim-current base"),
         ), 100, 2, plots=("wins", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "regimes": Preset(
-        "Where each method reconstructs better", "", "few steps, half precision and pictures from outside the "
-        "training set, against many steps and pictures like those it was trained on",
-        _regimes(), 100, 8, plots=("wins",),
+        "Where each method reconstructs better", "", "few steps, half precision, pictures from outside the training "
+        "set and a sharper network, against many steps and pictures like those it was trained on. (\"memory\" is no "
+        "network but the exact denoiser of 1,000 scenes, none of them evaluated: the sharpest there can be)",
+        (
+            *_against_base(10, (0.05,), "euler"), *_against_base(20, (0.05,), "euler"),
+            *_against_base(200, (0.1,), "euler"), *_against_base(20, (DEFAULT_SKIP,), DEFAULT_SOLVER),
+            *_against_base(20, (DEFAULT_SKIP,), DEFAULT_SOLVER, precision="bfloat16"),
+            *_against_base(40, (0.1,), "euler"), *_against_base(40, (0.1,), "euler", precision="bfloat16"),
+        ), 100, 8, plots=("wins",), demo_arms=_against_base(20, (0.1, 0.5), "euler", target="memory"),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
 }  # fmt: skip
@@ -234,18 +255,26 @@ def plan_of(
     Raises:
         InputError: no such preset, a limit or seed under 0, or a batch under 1.
     """
-    preset = find_preset(name)
+    preset, demo = find_preset(name), images == DEMO
     side = denoise.image_size or 0
-    own = preset.demo if images == DEMO else preset.limit
+    own = preset.demo if demo else preset.limit
     limit, batch = own if limit is None else limit, preset.batch if batch is None else batch
     if limit < 0 or seed < 0 or batch < 1:
         raise InputError(f"limit {limit} and seed {seed} must be 0 or more, batch {batch} at least 1")
-    metrics, missing = available(side) if STUDIES[preset.study].needs_pictures else ((), {})
-    wanted = set(preset.columns)
+    metrics, missing = _available(preset, side) if STUDIES[preset.study].needs_pictures else ((), {})
+    arms = (*preset.arms, *(preset.demo_arms if demo else ()))
     return Plan(
         preset=name, study=preset.study, model=model, signature=str(denoise.signature), images=images, limit=limit,
-        arms=preset.arms, shape=(denoise.channels, side, side), seed=seed, batch=batch,
-        device=str(denoise.device).partition(":")[0],
-        metrics=tuple(m for m in metrics if m not in ("lpips", "brisque") or m in wanted),
-        missing={m: why for m, why in missing.items() if m in wanted}, options=dict(preset.options),
+        arms=tuple(arm.fitted(process_of(denoise)) for arm in arms), shape=(denoise.channels, side, side), seed=seed,
+        batch=batch, device=str(denoise.device).partition(":")[0], metrics=metrics, missing=missing,
+        options={**preset.options, **(preset.demo_options if demo else {})},
     )  # fmt: skip
+
+
+def _available(preset: Preset, size: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Which metrics and distances are measured on pictures of that size, and why others of the summary cannot be."""
+    wanted: dict[str, Metric | Distance] = {**METRICS, **{name: DISTANCES[name] for name in preset.distances}}
+    missing = {name: why for name, what in wanted.items() if (why := what.missing(size))}
+    shown = {*preset.columns, *preset.distances}
+    names = (n for n in wanted if n not in missing and (n in shown or not (n in METRICS and METRICS[n].extra)))
+    return tuple(names), {name: why for name, why in missing.items() if name in shown}

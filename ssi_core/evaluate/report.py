@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +16,7 @@ from ..errors import InputError
 from ..version import __version__
 from .presets import PRESETS, find_preset
 from .run import RUN, Results
-from .store import FULL
+from .store import reason
 from .tables import Table, about, markdown, tables
 
 PAGE = "report.html"
@@ -33,8 +34,9 @@ def write_report(results: Results) -> list[Table]:
     from .plots import PLOTS, save_plot  # matplotlib takes a second to import
 
     preset, folder = find_preset(results.plan.preset), results.folder
-    made = tables(results, preset)
+    captions = {name: (PLOTS[name].__doc__ or "").split("\n")[0] for name in preset.plots}
     try:
+        made = tables(results, preset)
         plots = folder / "plots"
         plots.mkdir(exist_ok=True)
         for name in preset.plots:
@@ -43,20 +45,25 @@ def write_report(results: Results) -> list[Table]:
                 save_plot(figure, plots / f"{name}{suffix}")
         write_text(folder / "summary.md", "\n".join(markdown(table) for table in made))
         write_text(folder / "summary.csv", _csv(made))
-        write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots]))
+        write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots], captions))
     except OSError as error:
-        full = "the disk is full" if error.errno in FULL else error.strerror
         raise InputError(
-            f"report in {folder}: cannot be written ({full}); the results are safe: mend it and run the same "
+            f"report in {folder}: cannot be written ({reason(error)}); the results are safe: mend it and run the same "
             f"command again"
         ) from error
     return made
 
 
-def page(results: Results, made: list[Table], plots: list[Path]) -> str:
-    """The report as one HTML document without any outside reference."""
+def page(results: Results, made: list[Table], plots: list[Path], captions: Mapping[str, str]) -> str:
+    """The report as one HTML document without any outside reference.
+
+    Args:
+        results, made: what it is about, and its tables.
+        plots: PNG files, in order.
+        captions: what each shows, by the file's stem.
+    """
     preset = PRESETS[results.plan.preset]
-    shown = [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in plots]
+    shown = [(path.stem, captions[path.stem], base64.b64encode(path.read_bytes()).decode()) for path in plots]
     names = [name for name in preset.columns if about(name) != name]
     runs = results.folder / RUN
     environment = Environment(
@@ -65,7 +72,8 @@ def page(results: Results, made: list[Table], plots: list[Path]) -> str:
     )  # fmt: skip
     return environment.get_template("report.html.jinja").render(
         preset=preset, plan=results.plan, tables=made, plots=shown, version=__version__,
-        used=[p for p in results.pictures if not p.skipped], skipped=[p for p in results.pictures if p.skipped],
+        used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.reference],
+        skipped=[p for p in results.pictures if p.skipped],
         failed=results.failed, notes=results.notes, legend=[(name, about(name)) for name in names],
         facts=json.dumps(results.plan.facts(), indent=1),
         runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],

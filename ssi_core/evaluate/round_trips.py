@@ -6,16 +6,21 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from ..blend import slerp
 from ..gaussianity import FIGURES, gaussianity
+from ..inversion import unit_noise
 from ..metrics import cosine
 from .bench import Bench, Rows, Unit, keep_trip, measured
 from .images import Picture
 from .plan import Plan
+from .store import Value
 
 REPEAT = 1_000_003
 """Added to a picture's seed for every further inversion of it."""
+SAMPLE_SEED = 30_000_000
+"""Added to a sample's number, so that its noise is no picture's."""
 
 
 class RoundTrips:
@@ -79,7 +84,8 @@ class Interpolations:
     """Two pictures inverted, their noises blended (Eq. 4) at `options["weights"]`, and sampled (Figure 12).
 
     Pictures of a set are paired as they come, 0 with 1, 2 with 3; an odd one is left out. A row is one blend: its
-    noise's figures, and its norm as a multiple of sqrt(d).
+    noise's figures, and its norm as a multiple of sqrt(d). An arm whose target is "samples" has as many pictures as
+    there are pairs, sampled from Gaussian noise itself, to compare the blends with (Figure 11).
     """
 
     needs_pictures = True
@@ -91,11 +97,28 @@ class Interpolations:
         sets = [[p for p in pictures if p.set == name] for name in dict.fromkeys(p.set for p in pictures)]
         pairs = [pair for own in sets for pair in zip(own[::2], own[1::2], strict=False)]
         for arm in plan.arms:
+            if arm.target == "samples":
+                for start in range(0, len(pairs), plan.batch):
+                    numbers = range(start, min(start + plan.batch, len(pairs)))
+                    yield Unit(arm, (), tuple((arm.name, str(i), "0") for i in numbers))
+                continue
             for pair in pairs:
                 keys = tuple((arm.name, str(pair[0].index), str(k)) for k in range(len(plan.options["weights"])))
                 yield Unit(arm, pair, keys)
 
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        yield from self._blended(bench, unit) if unit.pictures else self._sampled(bench, unit)
+
+    def _sampled(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
+        numbers = [int(index) for _, index, _ in unit.keys]
+        like = torch.empty(len(numbers), *bench.plan.shape)
+        noise = unit_noise(like, [bench.plan.seed + SAMPLE_SEED + i for i in numbers])
+        pictures, nfe = bench.down(unit.arm, noise.to(bench.denoise.device), bench.sigmas(unit.arm))
+        for i, number in enumerate(numbers):
+            bench.keep(unit.arm, f"{number:05d}.sample", pictures[i : i + 1].cpu())
+            yield [_noise_row(noise[i : i + 1], {"repeat": 0, "nfe": nfe, "weight": None})]
+
+    def _blended(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         plan, weights = bench.plan, bench.plan.options["weights"]
         images = bench.read(unit.pictures)
         found = bench.up(unit.arm, images, [plan.seed + p.index for p in unit.pictures])
@@ -106,11 +129,15 @@ class Interpolations:
             bench.keep(unit.arm, f"{unit.pictures[0].index:05d}.{which}", picture.cpu())
         for k, frame in enumerate(back.cpu().split(1)):
             bench.keep(unit.arm, f"{unit.pictures[0].index:05d}.frame{k}", frame)
-        rows: Rows = []
-        for k, noise in enumerate(blended.cpu().split(1)):
-            report = gaussianity(noise)
-            figures = {name: float(getattr(report, name)) for name in FIGURES}
-            norm = float(noise.double().square().mean().sqrt())
-            rows.append({"repeat": k, "nfe": found.nfe + nfe, "weight": weights[k], "norm": norm, **figures,
-                         "gaussian": float(report.verdict)})  # fmt: skip
-        yield rows
+        yield [
+            _noise_row(noise, {"repeat": k, "nfe": found.nfe + nfe, "weight": weights[k]})
+            for k, noise in enumerate(blended.cpu().split(1))
+        ]
+
+
+def _noise_row(noise: Tensor, row: dict[str, Value]) -> dict[str, Value]:
+    """A row with the figures of one noise, [1, C, H, W]."""
+    report = gaussianity(noise)
+    figures = {name: float(getattr(report, name)) for name in FIGURES}
+    norm = float(noise.double().square().mean().sqrt())
+    return {**row, "norm": norm, **figures, "gaussian": float(report.verdict)}

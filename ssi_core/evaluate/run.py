@@ -17,11 +17,12 @@ from ..artifact import write_text
 from ..errors import DenoiserError, InputError
 from ..inversion import Progress
 from ..version import __version__
+from .bench import process_of
 from .exact import TARGETS
 from .images import Picture, load_survey, save_survey, survey
 from .plan import FILE, Plan
 from .shards import Shard
-from .store import KEY, PARTS, Appender, Row, gather, merge, only_run
+from .store import KEY, PARTS, Appender, Row, gather, merge, on_disk, only_run
 from .study import STUDIES, Bench, Unit, failed_rows
 
 SURVEY = "images.csv"
@@ -51,7 +52,8 @@ class Results:
 
     @property
     def sets(self) -> list[str]:
-        return list(dict.fromkeys(r["set"] for r in self.rows))
+        """Kinds of pictures; none where an experiment is about no pictures."""
+        return list(dict.fromkeys(r["set"] for r in self.rows if r["image"]))
 
     @property
     def failed(self) -> list[Row]:
@@ -88,7 +90,7 @@ def check_fit(plan: Plan, denoise: Any) -> tuple[str, ...]:
                 f"preset {plan.preset}: adds noise up to {arm.skip:g}, under the model's smallest level "
                 f"{denoise.sigma_min:g}; it is for another kind of model"
             )
-        note = arm.sigmas(denoise.sigma_min, denoise.sigma_max)[1]
+        note = arm.sigmas(denoise.sigma_min, denoise.sigma_max, process_of(denoise))[1]
         notes += [note] if note else []
     return tuple(dict.fromkeys(notes))
 
@@ -113,11 +115,10 @@ def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None
         Cancelled: as `invert`.
     """
     notes = check_fit(plan, denoise)
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_run(folder) if shard.leads else nullcontext():
+    with on_disk(folder), only_run(folder) if shard.leads else nullcontext():
         pictures = _prepare(plan, denoise, folder, task, shard)
         study, columns = STUDIES[plan.study], columns_of(plan)
-        units = list(study.units(plan, [p for p in pictures if not p.skipped]))
+        units = list(study.units(plan, [p for p in pictures if p.inverted]))
         if shard.leads:  # what a killed run left behind goes to where it belongs, before anyone adds to it
             done = gather(folder, columns, plan.digest)
             if (folder / PARTS).is_dir():
@@ -167,7 +168,7 @@ def load_results(folder: Path) -> Results:
     plan = Plan.load(folder)
     pictures = load_survey(folder / SURVEY)
     found = gather(folder, columns_of(plan), plan.digest)
-    units = list(STUDIES[plan.study].units(plan, [p for p in pictures if not p.skipped]))
+    units = list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
     rows = _ordered(units, found)
     if len(rows) < sum(len(unit.keys) for unit in units):
         raise InputError(f"results {folder}: are not complete; run `ssi evaluate` with the same options again")
@@ -189,7 +190,9 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
             pictures = load_survey(folder / SURVEY)
         elif STUDIES[plan.study].needs_pictures:
             looked = (lambda n: task("looking through the pictures", n, 0)) if task else None
-            pictures = survey(plan.images, plan.limit, plan.seed, int(denoise.image_size), looked)
+            pictures = survey(
+                plan.images, plan.limit, plan.seed, int(denoise.image_size), looked, plan.options.get("reference", 0)
+            )
         else:
             pictures = []
         plan.save(folder)

@@ -105,9 +105,9 @@ class Appender:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(self._end)
-            why = "the disk is full" if error.errno in FULL else str(error.strerror)
             raise InputError(
-                f"results {self.path}: {why}; what was written before is safe: mend it and run the same command again"
+                f"results {self.path}: {reason(error)}; what was written before is safe: mend it and run the same "
+                f"command again"
             ) from error
         self._end += len(data)
 
@@ -171,7 +171,7 @@ def merge(folder: Path, columns: Sequence[str], rows: Iterable[Row]) -> Path:
         write_text(path, ",".join(columns) + "\n" + lines(rows, columns))
     except OSError as error:
         raise InputError(
-            f"results {path}: cannot be written ({error.strerror}); the rows are safe in {folder / PARTS}: mend it and "
+            f"results {path}: cannot be written ({reason(error)}); the rows are safe in {folder / PARTS}: mend it and "
             f"run the same command again"
         ) from error
     for part in (folder / PARTS).glob("*.csv"):
@@ -181,13 +181,34 @@ def merge(folder: Path, columns: Sequence[str], rows: Iterable[Row]) -> Path:
     return path
 
 
+def reason(error: OSError) -> str:
+    """Why something could not be written, in words."""
+    return "the disk is full" if error.errno in FULL else str(error.strerror or error)
+
+
+@contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Whatever else of a run cannot be written (plan, survey, kept pictures), said in words.
+
+    Raises:
+        InputError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"output {folder}: {reason(error)}; rows written before are safe: mend it and run the same command again"
+        ) from error
+
+
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold a folder for this run; the system lets go of it when the process dies.
+    """Hold a folder, made if it is missing, for this run; the system lets go of it when the process dies.
 
     Raises:
         InputError: another run holds it, or it cannot be written to.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..gaussianity import FIGURES, gaussianity
+from .distances import DISTANCES, measured
 from .metrics import METRICS
 from .presets import GAUSSIAN, Preset
 from .run import Results
@@ -33,6 +34,11 @@ _ABOUT = {
     "curve": "mean |E[x0|x] - x| / (sigma sqrt(d)) over the trajectories",
 }
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 20.0)
+
+WEAK = (
+    "The paper has 500 pictures a set and 5,000 to compare with. Such distances are biased by a set's size: compare "
+    "equal n only, and with few pictures claim nothing from them."
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,12 @@ def tables(results: Results, preset: Preset) -> list[Table]:
         return [_curves(results, preset)]
     if preset.study == "samples":
         return [_samples(results, preset)]
-    return [_means(results, preset, name) for name in results.sets]
+    each = [_means(results, preset, name) for name in results.sets]
+    return [*each, *_distances(results, preset)] if preset.distances else each
+
+
+def _lacking(why: str) -> str:
+    return "weights missing" if "weights" in why else "not computed"
 
 
 def cell(name: str, value: float) -> str:
@@ -89,6 +100,8 @@ def cell(name: str, value: float) -> str:
 
 def about(name: str) -> str:
     """What a column means, in words."""
+    if name in DISTANCES:
+        return DISTANCES[name].about
     return METRICS[name].about if name in METRICS else _ABOUT.get(name, name)
 
 
@@ -96,12 +109,12 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
     plan, rows = results.plan, []
     floor = floors(plan.shape)
     for arm in plan.arms:
-        own = results.of(arm.name, set_)
-        lost = sum(r["arm"] == arm.name and r["set"] == set_ for r in results.failed)
+        own = results.of(arm.name, None if arm.target == "samples" else set_)
+        lost = sum(r["arm"] == arm.name and r["set"] in (set_, "samples") for r in results.failed)
         cells = []
         for name in preset.columns:
             if name in plan.missing:
-                cells.append("weights missing" if "weights" in plan.missing[name] else "not computed")
+                cells.append(_lacking(plan.missing[name]))
             elif name == "wins":
                 cells.append(cell(name, wins(results, arm.name, arm.against, set_)))
             elif name == "mse_median":
@@ -115,12 +128,43 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
     for arm_name, figures in preset.paper.items():
         printed = [f"{figures[name]:.3f}" if name in figures else "" for name in preset.columns]
         rows.append([f"paper: {'true Gaussian' if arm_name == GAUSSIAN else arm_name}", "", *printed])
-    notes = [f"{name}: {why}" for name, why in plan.missing.items()]
+    notes = [f"{name}: {why}" for name, why in plan.missing.items() if name in preset.columns]
     if preset.paper:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
                      f"this is {plan.model}, with pictures of {plan.shape[2]}x{plan.shape[1]}: compare each with the "
                      f"Gaussian row of its own, not with each other.")  # fmt: skip
     return Table(f"{preset.title}: {set_}", ["arm", "n", *preset.columns], rows, notes)
+
+
+def _distances(results: Results, preset: Preset) -> list[Table]:
+    """Per kind of pictures: distance and arm against the blends' weight."""
+    plan, found, made = results.plan, measured(results), []
+    kinds = list(dict.fromkeys(row["set"] for row in found))
+    weights = [repr(weight) for weight in plan.options["weights"]]
+    for kind in kinds:
+        rows, sizes = [], set()
+        for name in preset.distances:
+            if name in plan.missing:
+                rows.append([name, "", *[_lacking(plan.missing[name])] * len(weights)])
+                continue
+            own = [row for row in found if (row["set"], row["distance"]) == (kind, name)]
+            for arm in dict.fromkeys(row["arm"] for row in own):
+                at = {row["weight"]: row for row in own if row["arm"] == arm}
+                first = next(iter(at.values()))
+                sizes.add(first["reference"])
+                # One figure, where there is nothing that is blended: repeated, to be compared with in every column.
+                cells = [f"{float(at.get(weight, first)['value']):.2f}" for weight in weights]
+                rows.append([f"{name}: {arm}", first["pictures"], *cells])
+        notes = [f"To {' and '.join(sorted(sizes))} pictures of the same kind that nothing was made of. {WEAK}"]
+        if len(kinds) > 1:
+            notes.append(
+                "Pictures sampled directly are of every kind that the model draws: no bound for one kind alone."
+            )
+        notes += [f"{name}: {about(name)}" for name in preset.distances]
+        notes += [f"{name}: {why}" for name, why in plan.missing.items() if name in preset.distances]
+        columns = ["distance", "n", *(f"lambda {weight}" for weight in weights)]
+        made.append(Table(f"{preset.title}: {kind}, as sets", columns, rows, notes))
+    return made
 
 
 def _curves(results: Results, preset: Preset) -> Table:

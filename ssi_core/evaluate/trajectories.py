@@ -75,7 +75,7 @@ class Curves:
             low, high, process, denoise = model.sigma_min, model.sigma_max, bench.process, bench.model(arm)
             like = torch.empty(count, model.channels, model.image_size, model.image_size)
             noise = unit_noise(like, seeds).to(model.device)
-        grid = arm.sigmas(low, high)[0].tolist()
+        grid = arm.sigmas(low, high, process)[0].tolist()
         rows: Rows = []
         first = First(denoise)
 
@@ -130,7 +130,7 @@ def sampled(arm: Arm, seed: int, count: int) -> Tensor:
     """Trajectories of samples of a distribution in the plane, [steps + 1, count, 2] float64, noise first."""
     target = TARGETS[arm.target]
     noise = unit_noise(torch.empty(1, count, 2, dtype=torch.float64), [seed])[0]
-    grid = arm.sigmas(target.sigma_min, target.sigma_max)[0].tolist()
+    grid = arm.sigmas(target.sigma_min, target.sigma_max, VE())[0].tolist()
     states = integrate(target.denoise, noise * grid[0], grid, arm.solver, keep_states=True).states
     assert states is not None
     return states
