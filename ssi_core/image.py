@@ -7,6 +7,8 @@ antialiased bicubic filter. Transparency is laid over white.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -83,22 +85,55 @@ def save_image(image: Tensor, path: str | Path) -> None:
     save_picture(Image.fromarray(to_pixels(batch)[0]), Path(path))
 
 
-def save_animation(frames: Tensor, path: str | Path, *, seconds: float = 2.0, scale: int = 1) -> None:
-    """Write frames [F, C, H, W] in [-1, 1] as a lossless animated WebP that runs there and back.
+ANIMATED = ("webp", "gif", "mp4")
+"""Kinds of animation: lossless; of 256 colours; video, lossy and small."""
+
+
+def save_animation(frames: Tensor, path: str | Path, *, fps: float = 12.0, scale: int = 1) -> None:
+    """Write frames as an animation that repeats; atomic.
 
     Args:
-        frames: the morph, first to last.
-        path: the file, ending in .webp.
-        seconds: one way.
+        frames: [F, C, H, W] in [-1, 1].
+        path: the file, ending in .webp, .gif or .mp4 (for which PyAV is needed).
+        fps: frames a second, at most 50.
         scale: whole-number magnification, for small pictures.
+
+    Raises:
+        InputError: another suffix, no PyAV, or a folder that cannot be written to.
     """
-    pictures = [
-        Image.fromarray(p).resize((p.shape[1] * scale, p.shape[0] * scale), Image.Resampling.NEAREST)
-        for p in to_pixels(frames)
-    ]
-    loop = pictures + pictures[-2:0:-1]
-    save_picture(loop[0], Path(path), save_all=True, append_images=loop[1:], loop=0, lossless=True,
-          duration=max(20, round(1000 * seconds / max(1, len(pictures) - 1))))  # fmt: skip
+    path = Path(path)
+    kind = check_animation(path)
+    pixels = to_pixels(frames).repeat(scale, axis=1).repeat(scale, axis=2)
+    if kind == "mp4":
+        _save_video(pixels, path, fps)
+        return
+    first, *others = (Image.fromarray(p) for p in pixels)
+    options = {"lossless": True} if kind == "webp" else {}
+    save_picture(first, path, save_all=True, append_images=others, loop=0, duration=round(1000 / fps), **options)
+
+
+def check_animation(path: Path) -> str:
+    """Which kind of animation a path means; raises as `save_animation`, before there is one."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ANIMATED:
+        raise InputError(f"animation {path}: unknown suffix {path.suffix!r}; use {', '.join(ANIMATED)}")
+    if kind == "mp4" and find_spec("av") is None:
+        raise InputError(f"animation {path}: .mp4 needs PyAV (pip install av); .webp and .gif need nothing")
+    return kind
+
+
+def _save_video(pixels: np.ndarray, path: Path, fps: float) -> None:
+    import av
+
+    # Chroma is stored at half the size, so that heights and widths must be even.
+    odd = [(0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)]
+    pixels = np.pad(pixels, odd, mode="edge")
+    with replacing(path) as beside, av.open(str(beside), "w", format="mp4") as box:
+        stream = box.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], "yuv420p"
+        for picture in pixels:
+            box.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        box.mux(stream.encode())
 
 
 def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2) -> Tensor:

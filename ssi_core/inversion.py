@@ -99,6 +99,10 @@ class Inversion:
             provenance={**self.provenance, "images_sha256": hashes},
         )  # fmt: skip
 
+    def to(self, device: str | torch.device) -> Inversion:
+        """The same with its noise on another device."""
+        return replace(self, noise=self.noise.to(device))
+
     def save(self, path: str | Path) -> None:
         """Write everything to one .safetensors file, bit for bit and atomically."""
         tensors = {"noise": self.noise, "sigmas": self.sigmas, "states": self.states, "residual": self.residual}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from ssi_core import Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, save_image
 from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.image import to_pixels
 
 FEW = ["--steps", "6", "--skip", "0.1", "--device", "cpu"]
 
@@ -66,16 +68,18 @@ def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, 
     assert one.seeds == two.seeds
 
 
-def test_interpolate_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
+def test_morph_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
     out = tmp_path / "morphs"
-    code, _, _ = ssi(capsys, "interpolate", *pictures, "--frames", 4, "--out", out, *FEW)
-    assert code == 0
+    code, told, _ = ssi(capsys, "morph", *pictures, "--frames", 4, "--back", "--out", out, *FEW)
+    assert code == 0 and "times the median" in told
     with Image.open(out / "scene 0-scene 1.webp") as morph:
         assert morph.n_frames == 6  # there, and back without the ends
         assert morph.size == (128, 128)
+        shown = np.asarray(morph.convert("RGB"))[::4, ::4].astype(int)
+        assert np.abs(shown - to_pixels(load_image(pictures[0], 32))[0]).max() <= 1
     assert ssi(capsys, "invert", *pictures, "--out", out, *FEW)[0] == 0
     artefacts = [out / f"scene {i}.ssi.safetensors" for i in range(2)]
-    assert ssi(capsys, "interpolate", *artefacts, "--frames", 3, "--out", out)[0] == 0
+    assert ssi(capsys, "morph", *artefacts, "--frames", 3, "--out", out)[0] == 0
 
 
 def test_an_artefact_of_several_pictures(capsys, tmp_path):
@@ -87,7 +91,7 @@ def test_an_artefact_of_several_pictures(capsys, tmp_path):
     assert "5 evaluations, 3 picture(s)" in said
     assert sorted(p.name for p in out.iterdir()) == [f"several-{i}.reconstructed.png" for i in range(3)]
     assert "several-2" in ssi(capsys, "inspect", several)[1]
-    code, _, said = ssi(capsys, "interpolate", several, several, "--out", out)
+    code, _, said = ssi(capsys, "morph", several, several, "--out", out)
     assert code == 2
     assert "holds 3 pictures" in said
 
@@ -95,7 +99,7 @@ def test_an_artefact_of_several_pictures(capsys, tmp_path):
 def test_a_picture_beside_an_artefact_is_inverted_as_that_was(capsys, pictures, tmp_path):
     assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, "--solver", "ab2-log", *FEW)[0] == 0
     artefact = tmp_path / "scene 0.ssi.safetensors"
-    assert ssi(capsys, "interpolate", artefact, pictures[1], "--frames", 3, "--seed", 4, "--out", tmp_path)[0] == 0
+    assert ssi(capsys, "morph", artefact, pictures[1], "--frames", 3, "--seed", 4, "--out", tmp_path)[0] == 0
     assert (tmp_path / "scene 0-scene 1.webp").exists()
 
 
@@ -132,8 +136,12 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["invert", "{picture}", "--out", "{text}"], "cannot be made"),
         (["reconstruct", "{picture}"], "not a whole .safetensors file"),
         (["inspect", "missing.safetensors"], "no such file"),
-        (["interpolate", "{picture}", "missing.png"], "no such file"),
-        (["interpolate", "{picture}", "{picture}", "--method", "swirl"], "method 'swirl': unknown; known are"),
+        (["morph", "{picture}", "missing.png"], "no such file"),
+        (["morph", "{picture}", "{picture}", "--method", "swirl"], "method 'swirl': unknown; known are"),
+        (["morph", "{picture}"], "1 given; a morph needs two"),
+        (["morph", "{picture}", "{picture}", "{picture}", "--frames", "2"], "fewer than the 3 keyframes"),
+        (["morph", "{picture}", "{picture}", "--format", "avi"], "use webp, gif, mp4"),
+        (["morph", "{picture}", "{picture}", "--pace", "brisk"], "pace 'brisk': unknown; known are even, angle"),
         (["invert", "a [final][/x].png"], "a [final][/x].png: no such file"),
     ],
 )
@@ -145,7 +153,7 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, tmp_path, pictures, argum
     filled = [a.format(picture=pictures[0], text=text, dot=dot) for a in arguments]
     if "--out" not in filled and filled[0] != "inspect":
         filled += ["--out", str(out)]
-    if filled[0] in ("invert", "interpolate"):
+    if filled[0] in ("invert", "morph"):
         filled += ["--steps", "3"]
     code, _, said = ssi(capsys, *filled)
     assert code == 2
@@ -172,8 +180,8 @@ def test_an_unwritable_folder_is_named(capsys, pictures, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["invert", "{0}"], ["interpolate", "{0}", "{1}"], ["demo"]],
-    ids=["invert", "interpolate", "demo"],
+    [["invert", "{0}"], ["morph", "{0}", "{1}"], ["demo"]],
+    ids=["invert", "morph", "demo"],
 )
 def test_ctrl_c_ends_a_command_cleanly(pictures, tmp_path, arguments):
     out = tmp_path / "out"

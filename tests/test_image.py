@@ -209,17 +209,39 @@ def test_unknown_suffix_is_refused_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_animation_runs_there_and_back(tmp_path):
+@pytest.mark.parametrize("kind", ["webp", "gif"])
+def test_animations_hold_every_frame(tmp_path, kind):
     frames = torch.linspace(-1, 1, 4).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)
-    save_animation(frames, tmp_path / "x.webp", scale=2)
-    with Image.open(tmp_path / "x.webp") as film:
-        assert film.n_frames == 6
-        assert film.size == (16, 16)
+    save_animation(frames, tmp_path / f"x.{kind}", scale=2, fps=10)
+    with Image.open(tmp_path / f"x.{kind}") as film:
+        assert (film.n_frames, film.size, film.info["loop"]) == (4, (16, 16), 0)
         shades = []
-        for i in range(6):
+        for i in range(4):
             film.seek(i)
             shades.append(film.convert("L").getpixel((3, 3)))
-    assert shades == pytest.approx([0, 85, 170, 255, 170, 85], abs=1)
+            assert film.info["duration"] == 100
+    assert shades == pytest.approx([0, 85, 170, 255], abs=1)
+
+
+def test_videos_hold_every_frame_and_even_sizes(tmp_path):
+    av = pytest.importorskip("av")
+    frames = torch.linspace(-1, 1, 5).reshape(5, 1, 1, 1).expand(5, 3, 7, 9)
+    save_animation(frames, tmp_path / "x.mp4", scale=3, fps=12.5)
+    with av.open(str(tmp_path / "x.mp4")) as film:
+        assert float(film.streams.video[0].average_rate) == 12.5
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(shown) == 5 and shown[0].shape == (22, 28, 3)
+    assert [float(s[5:15, 5:20].mean()) for s in shown] == pytest.approx([0, 64, 128, 191, 255], abs=4)
+
+
+def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    frames = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(InputError, match=r"'.avi'; use webp, gif, mp4"):
+        save_animation(frames, tmp_path / "x.avi")
+    monkeypatch.setattr("ssi_core.image.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"PyAV \(pip install av\)"):
+        save_animation(frames, tmp_path / "x.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_contact_sheet_lays_rows_out():

@@ -12,7 +12,7 @@ FLOORS = [
     ["process", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
     ["schedule", "denoiser", "panel"],
     ["inversion", "models"],
-    ["singularity"],
+    ["singularity", "morph"],
     ["singularity_panel", "demo", "evaluate", "queue"],
     ["cli"],
 ]

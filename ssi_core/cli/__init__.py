@@ -19,8 +19,9 @@ from ..models.family import Undecided
 from ..version import __version__
 from .checkpoints import convert_command, describe_command, models_command
 from .evaluate import evaluate_command
+from .morph import morph_command
 from .options import settings
-from .pictures import interpolate_command, invert_command, reconstruct_command
+from .pictures import invert_command, reconstruct_command
 from .show import demo_command, inspect_command
 from .terminal import console, errors
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 for name, command, example in (
     ("invert", invert_command, "ssi invert photos/*.jpg --steps 20 --skip 0.05 --out noises"),
     ("reconstruct", reconstruct_command, "ssi reconstruct out/photo.ssi.safetensors --original photo.jpg"),
-    ("interpolate", interpolate_command, "ssi interpolate a.jpg b.jpg --frames 24 --out morphs"),
+    ("morph", morph_command, "ssi morph a.jpg b.jpg c.jpg --loop --frames 72 --out morphs"),
     ("inspect", inspect_command, "ssi inspect out/photo.ssi.safetensors --image photo.jpg"),
     ("demo", demo_command, "ssi demo --out out/demo"),
     ("evaluate", evaluate_command, "ssi evaluate table2 --model demo --out out/table2"),

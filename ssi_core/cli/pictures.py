@@ -1,4 +1,4 @@
-"""`ssi invert`, `ssi reconstruct`, `ssi interpolate`: from pictures to noise and back."""
+"""`ssi invert`, `ssi reconstruct`: from pictures to noise and back."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..blend import BLENDS, blend
 from ..errors import InputError
 from ..gaussianity import gaussianity
-from ..image import contact_sheet, load_image, save_animation, save_image
+from ..image import load_image, save_image
 from ..inversion import Inversion, invert, reconstruct
-from ..metrics import cosine, mse, psnr, ssim
+from ..metrics import mse, psnr, ssim
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS
 from ..process import VE
@@ -29,7 +28,6 @@ from .terminal import (
     result_names,
     sample_names,
     spent,
-    stem,
     warn,
     warn_of_residual,
     write_noise_figure,
@@ -116,72 +114,6 @@ def reconstruct_command(
     if target is not None:
         console.print(table)
     spent(f"{watch.nfe} evaluations, {len(images)} picture(s); written to {out}/")
-
-
-@grouped
-def interpolate_command(
-    a: Annotated[Path, typer.Argument(help="First picture, or a .ssi.safetensors file of one.")],
-    b: Annotated[Path, typer.Argument(help="Last picture, or a .ssi.safetensors file of one.")],
-    frames: Annotated[int, typer.Option(min=2, help="Frames, both ends included.")] = 16,
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(BLENDS)}.")] = "slerp",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the animation, one way.")] = 2.0,
-    scale: Annotated[int, typer.Option(min=1, help="Whole-number magnification of the results.")] = 4,
-    out: Out = Path("out"),
-    chosen: ModelOptions = ModelOptions(),  # noqa: B008  # frozen
-    how: InversionOptions = InversionOptions(),  # noqa: B008
-) -> None:
-    """Morph one picture into another: invert both, blend the noises, sample every blend.
-
-    Writes A-B.webp (an animation, there and back) and A-B.png (all frames side by side). Beside a .ssi.safetensors
-    file, a picture is inverted as that file was, whatever the options say.
-    """
-    if method not in BLENDS:
-        raise InputError(f"method {method!r}: unknown; known are {', '.join(BLENDS)}")
-    how.check()
-    model = chosen.chosen()
-    found = [Inversion.load(path) if path.suffix == ".safetensors" else None for path in (a, b)]
-    pictures = [None if known else load_image(p, model.image_size) for p, known in zip((a, b), found, strict=True)]
-    out = made(out)
-    denoise = model.load()
-    sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
-    for path, artefact in zip((a, b), found, strict=True):
-        if artefact is not None:
-            same_model(artefact, denoise)
-            if len(artefact.noise) != 1:
-                raise InputError(
-                    f"artefact {path}: holds {len(artefact.noise)} pictures; a morph takes one at each end"
-                )
-            sigmas, skip, solver = artefact.sigmas, artefact.skip, artefact.solver
-    ends: list[Inversion] = []
-    for i, (path, artefact, picture) in enumerate(zip((a, b), found, pictures, strict=True)):
-        if artefact is None and picture is not None:
-            with progress_bar(f"inverting {path.name}") as watch:
-                artefact = invert(
-                    denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver, seed=how.seed + i,
-                    progress=watch,
-                )  # fmt: skip
-        assert artefact is not None
-        ends.append(artefact)
-    first, last = ends
-    if first.process != last.process or not torch.equal(first.sigmas, last.sigmas) or first.solver != last.solver:
-        raise InputError(
-            f"{a} and {b}: were inverted differently (process, schedule, skip or solver); invert them alike"
-        )
-    noises = [inversion.noise.to(denoise.device) for inversion in ends]
-    similarity = float(cosine(*noises))
-    if similarity > 0.5:
-        warn(f"the two noises are alike (cosine {similarity:.2f}): other seeds would move it more")
-    rows = [[1 - i / (frames - 1), i / (frames - 1)] for i in range(frames)]
-    blended = blend(noises, rows, method=method)
-    with progress_bar("sampling frames") as watch:
-        morph = reconstruct(denoise, blended, first.sigmas, solver=first.solver, process=first.process, progress=watch)
-    path = out / f"{stem(a)}-{stem(b)}.webp"
-    save_animation(morph.cpu(), path, seconds=seconds, scale=scale)
-    save_image(contact_sheet([morph.cpu()], scale=scale), path.with_suffix(".png"))
-    verdicts = gaussianity(blended).verdicts
-    spent(f"{sum(verdicts)} of {frames} blends are Gaussian by every figure; cosine of the two ends {similarity:.3f}")
-    nfe = " + ".join(str(n) for n in (*(e.nfe for e in ends), watch.nfe))
-    spent(f"{nfe} evaluations, {frames} frames; written to {path} and {path.with_suffix('.png').name}")
 
 
 def same_model(inversion: Inversion, denoise: Loaded) -> None:

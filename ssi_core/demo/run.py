@@ -84,7 +84,8 @@ def run_demo(denoise: DemoDenoiser, out: Path, task: Task, plan: Plan = Plan()) 
     counter.part = "drawing"
     save_figure(demo_figure(plan, trips, curve, morphs), out / "demo.png")
     default = str(plan.pairs["default"][1])
-    save_animation(morphs[default].cpu(), out / "morph.webp", seconds=2.0, scale=8)
+    there = morphs[default].cpu()
+    save_animation(torch.cat([there, there[1:-1].flip(0)]), out / "morph.webp", fps=6, scale=8)
     for name in ("scenes", "photos"):
         trip = trips[name][default]
         trip.inversion.save(out / f"{name}.ssi.safetensors")

@@ -1,0 +1,284 @@
+"""Morphs: pictures along a path through keyframes, exact at the keyframes and at an even pace between them.
+
+The keyframes' noises are blended segment by segment (SSI-DM Eq. 4), every blend is sampled. Two things are added to
+that. What inversion lost of each keyframe is carried along the path, so that the keyframes themselves are the given
+pictures and no jump is seen at them. And frames are placed by the distance that the pictures really travel, since equal
+angles between noises are far from equal steps between pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .blend import BLENDS, blend
+from .denoiser import Denoiser
+from .errors import Cancelled, InputError
+from .frames import EASINGS
+from .inversion import Inversion, Progress, reconstruct
+
+PACES = ("even", "angle")
+ROUNDS = 3
+"""Times that frames are placed anew at most."""
+EVEN_ENOUGH = 1.5
+"""Largest step over the median one at which placing stops. Beyond it is a cut that people see as one."""
+
+Notice = Callable[[str, int, int], bool | None]
+"""(what is done, frames done, frames to do); returning False (not None) cancels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Morph:
+    """Frames and how they were come by."""
+
+    frames: Tensor
+    """[F, C, H, W] float32 on the CPU, in the keyframes' range but for what overshoots."""
+    positions: tuple[float, ...]
+    """[F]: k is keyframe k, k + 1/2 the middle between k and the next; with `loop` the last keyframe leads to 0."""
+    steps: tuple[float, ...]
+    """Distance from each frame to the next (with `loop` also from the last to the first): RMS over the values."""
+    nfe: int
+    """Evaluations, each of one frame, frames that were only measured included."""
+
+    @property
+    def evenness(self) -> float:
+        """The largest step over the median one; 1 where all are equal, infinite where most frames stand still."""
+        middle = float(np.median(self.steps))
+        return max(self.steps) / middle if middle > 0 else math.inf
+
+
+def morph(
+    denoise: Denoiser,
+    keyframes: Sequence[Inversion],
+    frames: int,
+    *,
+    originals: Sequence[Tensor | None] | None = None,
+    easing: str = "linear",
+    loop: bool = False,
+    pace: str = "even",
+    method: str = "slerp",
+    batch: int = 16,
+    conditioned: Callable[[Tensor], Denoiser] | None = None,
+    notice: Notice | None = None,
+) -> Morph:
+    """Sample a path through two or more keyframes.
+
+    Args:
+        denoise: D(x, sigma), the one that inverted.
+        keyframes: inversions of one picture each, all along one schedule with one solver.
+        frames: in all, keyframes included; with `loop` the first is not repeated at the end.
+        originals: the pictures [1, C, H, W] of the keyframes, None where one is not known. What the reconstruction
+            lacks of a picture is added to its frame, and with a weight falling from 1 to 0 to those up to the next
+            keyframe, so that keyframes are the pictures themselves.
+        easing: of each segment, one of `frames.EASINGS`: in distance travelled ("even") or in angle ("angle").
+        loop: lead from the last keyframe back to the first.
+        pace: "even" places frames by the distance the pictures travel, which takes two to four times the evaluations;
+            "angle" by the angle between noises.
+        method: of `blend.BLENDS`.
+        batch: frames sampled together.
+        conditioned: positions [B] -> the denoiser of these frames, for prompts or classes that change along the path;
+            default: `denoise` for all.
+        notice: called after every step of sampling.
+
+    Returns:
+        A `Morph`; its first frame is keyframe 0, and every keyframe is among the frames.
+
+    Raises:
+        InputError: fewer than two keyframes, fewer frames than keyframes, keyframes that were inverted differently or
+            hold several pictures, originals of another shape, an unknown easing, pace or method.
+        DenoiserError, Cancelled: as `reconstruct`.
+    """
+    check_path(len(keyframes), frames, easing=easing, pace=pace, method=method, batch=batch)
+    _check_alike(keyframes, originals)
+    segments = len(keyframes) if loop else len(keyframes) - 1
+    album = _Album(denoise, keyframes, originals, method, batch, conditioned, notice)
+    if pace == "angle":
+        positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS[easing], loop)
+        album.take(positions, "sampling frames")
+    else:
+        positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS["linear"], loop)
+        for turn in range(ROUNDS + 1):
+            album.take(positions, f"pass {turn + 1}: sampling frames" if turn else "sampling frames to be measured")
+            if (turn and _evenness(album.steps(positions, loop), easing) <= EVEN_ENOUGH) or turn == ROUNDS:
+                break
+            lengths, ways = zip(*(album.travelled(s) for s in range(segments)), strict=True)
+            positions = placed(lengths, ways, frames, EASINGS[easing], loop)
+    found = album.at(positions)
+    return Morph(found, tuple(positions), tuple(album.steps(positions, loop)), album.nfe)
+
+
+Way = Callable[[float], float]
+"""Share of a segment's length that is travelled -> where in the segment that is, both 0 to 1."""
+
+
+def placed(
+    lengths: Sequence[float], ways: Sequence[Way], frames: int, easing: Callable[[float], float], loop: bool
+) -> list[float]:
+    """Positions of the frames: every segment gets some in proportion to its length, and its ends are among them.
+
+    Args:
+        lengths: of the segments, 0 or more each.
+        ways: from share of its length to position, of each segment.
+        frames: in all.
+        easing: of the share.
+        loop: the end of the last segment is the first frame again.
+    """
+    steps = frames if loop else frames - 1
+    total = sum(lengths)
+    wanted = [steps * (length / total if total > 0 else 1 / len(lengths)) for length in lengths]
+    counts = [max(1, math.floor(n)) for n in wanted]
+    while sum(counts) != steps:  # the largest remainder gets the next step, the most generously served gives one up
+        missing = [n - count for n, count in zip(wanted, counts, strict=True)]
+        if sum(counts) < steps:
+            counts[int(np.argmax(missing))] += 1
+        else:
+            counts[min((i for i, c in enumerate(counts) if c > 1), key=missing.__getitem__)] -= 1
+    positions = [
+        s + way(easing(i / count)) if i else float(s)
+        for s, (way, count) in enumerate(zip(ways, counts, strict=True))
+        for i in range(count)
+    ]
+    return positions if loop else [*positions, float(len(lengths))]
+
+
+class _Album:
+    """Every frame that was sampled, by its position; keyframes' residuals already on them."""
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        keyframes: Sequence[Inversion],
+        originals: Sequence[Tensor | None] | None,
+        method: str,
+        batch: int,
+        conditioned: Callable[[Tensor], Denoiser] | None,
+        notice: Notice | None,
+    ) -> None:
+        self.denoise, self.keyframes, self.method, self.batch = denoise, keyframes, method, batch
+        self.conditioned, self.notice = conditioned, notice
+        self.frames: dict[float, Tensor] = {}
+        self.nfe = 0
+        self.residuals: list[Tensor] | None = None
+        self.take([float(k) for k in range(len(keyframes))], "sampling keyframes")
+        known = originals or [None] * len(keyframes)
+        self.residuals = [
+            torch.zeros_like(self.frames[k]) if given is None else given[0].detach().float().cpu() - self.frames[k]
+            for k, given in enumerate(known)
+        ]
+        self.frames = {k: frame + self.residuals[int(k)] for k, frame in self.frames.items()}
+
+    def take(self, positions: Sequence[float], what: str) -> None:
+        """Sample the frames that are not there yet."""
+        wanted = [p for p in dict.fromkeys(map(self._wrapped, positions)) if p not in self.frames]
+        for start in range(0, len(wanted), self.batch):
+            some = wanted[start : start + self.batch]
+            for position, frame in zip(some, self._sampled(some, what, start, len(wanted)), strict=True):
+                self.frames[position] = self._carried(position, frame)
+
+    def _sampled(self, positions: list[float], what: str, before: int, of: int) -> Tensor:
+        first, count, spent = self.keyframes[0], len(positions), self.nfe
+
+        def watch(now: Progress) -> None:
+            self.nfe = spent + count * now.nfe
+            done = before + count * now.step // now.steps
+            if self.notice is not None and self.notice(what, done, of) is False:
+                raise Cancelled(f"cancelled after {done} of {of} frames ({what})")
+
+        denoise = self.denoise if self.conditioned is None else self.conditioned(torch.tensor(positions))
+        noise = torch.cat([self._noise(p) for p in positions])
+        found = reconstruct(denoise, noise, first.sigmas, solver=first.solver, process=first.process, progress=watch)
+        return found.float().cpu()
+
+    def at(self, positions: Sequence[float]) -> Tensor:
+        return torch.stack([self.frames[self._wrapped(p)] for p in positions])
+
+    def steps(self, positions: Sequence[float], loop: bool) -> list[float]:
+        return _distances(self.at([*positions, positions[0]] if loop else positions)).tolist()
+
+    def travelled(self, segment: int) -> tuple[float, Way]:
+        """How far the pictures travel along a segment, by all frames on it, and the way from that to positions."""
+        inside = sorted(p for p in self.frames if segment <= p <= segment + 1)
+        knots = sorted({*inside, float(segment), float(segment + 1)})
+        there = np.concatenate([[0.0], _distances(self.at(knots)).cumsum(0).numpy()])
+        if there[-1] == 0:
+            return 0.0, _identity
+        shares, places = there / there[-1], np.array(knots) - segment
+        return float(there[-1]), lambda share: float(np.interp(share, shares, places))
+
+    def _wrapped(self, position: float) -> float:
+        """The end of a loop is its beginning."""
+        return 0.0 if position == len(self.keyframes) else float(position)
+
+    def _ends(self, position: float) -> tuple[int, int, float]:
+        segment = min(int(position), len(self.keyframes) - 1)
+        return segment, (segment + 1) % len(self.keyframes), position - segment
+
+    def _noise(self, position: float) -> Tensor:
+        a, b, share = self._ends(position)
+        first, second = self.keyframes[a].noise, self.keyframes[b].noise
+        return first if share == 0 else blend([first, second], [1 - share, share], self.method)
+
+    def _carried(self, position: float, frame: Tensor) -> Tensor:
+        if self.residuals is None:
+            return frame
+        a, b, share = self._ends(position)
+        return frame + (1 - share) * self.residuals[a] + share * self.residuals[b]
+
+
+def _identity(share: float) -> float:
+    return share
+
+
+def _distances(frames: Tensor) -> Tensor:
+    """[F - 1]: root mean square of the difference of each frame from the one before."""
+    return frames.double().diff(dim=0).flatten(1).square().mean(1).sqrt()
+
+
+def _evenness(steps: Sequence[float], easing: str) -> float:
+    """The largest step over the median; only where steps are meant to be equal, else once is enough."""
+    middle = float(np.median(steps))
+    return max(steps) / middle if easing == "linear" and middle > 0 else 0.0
+
+
+def check_path(
+    count: int, frames: int, *, easing: str = "linear", pace: str = "even", method: str = "slerp", batch: int = 1
+) -> None:
+    """Refuse a path through `count` keyframes that cannot be; needs neither a model nor pictures. Raises as `morph`."""
+    if count < 2:
+        raise InputError(f"keyframes: {count} given; a morph needs two or more")
+    if frames < count:
+        raise InputError(f"frames {frames}: fewer than the {count} keyframes, each of which is one")
+    for what, value, known in (("easing", easing, EASINGS), ("pace", pace, PACES), ("method", method, BLENDS)):
+        if value not in known:
+            raise InputError(f"{what} {value!r}: unknown; known are {', '.join(known)}")
+    if batch < 1:
+        raise InputError(f"batch {batch}: must be 1 or more")
+
+
+def _check_alike(keyframes: Sequence[Inversion], originals: Sequence[Tensor | None] | None) -> None:
+    first = keyframes[0]
+    for i, one in enumerate(keyframes):
+        if len(one.noise) != 1:
+            raise InputError(f"keyframe {i}: holds {len(one.noise)} pictures; give each its own inversion")
+        if one.noise.shape != first.noise.shape:
+            raise InputError(
+                f"keyframe {i}: noise of shape {tuple(one.noise.shape)}, keyframe 0's is {tuple(first.noise.shape)}"
+            )
+        if one.process != first.process or not torch.equal(one.sigmas, first.sigmas) or one.solver != first.solver:
+            raise InputError(
+                f"keyframe {i}: was inverted otherwise than keyframe 0 (process, schedule, skip or solver); invert all "
+                f"alike"
+            )
+    known = [None] * len(keyframes) if originals is None else originals
+    if len(known) != len(keyframes):
+        raise InputError(f"originals: {len(known)} for {len(keyframes)} keyframes; give one each, or None")
+    for i, given in enumerate(known):
+        if given is not None and given.shape != first.noise.shape:
+            raise InputError(
+                f"original {i}: shape {tuple(given.shape)}, its noise is of {tuple(first.noise.shape)}; fit it first"
+            )

@@ -1,0 +1,164 @@
+"""Morphs: keyframes are the pictures, steps are equal, and what is asked for twice is sampled once."""
+
+import math
+
+import pytest
+import torch
+from exact import Counted, Gaussian, normal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssi_core import Cancelled, InputError, blend, invert, karras_sigmas, reconstruct
+from ssi_core.frames import EASINGS
+from ssi_core.morph import morph, placed
+
+SHAPE = (1, 6, 6)
+SIGMAS = karras_sigmas(8, sigma_min=0.01, sigma_max=20)
+
+
+def two_modes(x, sigma):
+    """Data at -1 or +1 everywhere at once: a morph from one to the other jumps where the noise's mean changes sign."""
+    s = sigma.reshape(-1, 1, 1, 1)
+    return torch.tanh(x.mean((1, 2, 3), keepdim=True) * 36 / s**2) * torch.ones_like(x)
+
+
+def keys(denoise, count=2, skip=0.1, seed=0):
+    x0 = normal(count, *SHAPE, seed=seed)
+    found = invert(denoise, x0, SIGMAS, skip=skip, seed=seed)
+    return x0, [found.sample(i) for i in range(count)]
+
+
+def gaussian():
+    return Counted(Gaussian(torch.zeros(SHAPE, dtype=torch.float64), torch.full(SHAPE, 0.7, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("pace", ["even", "angle"])
+def test_keyframes_are_the_pictures_themselves(pace, loop):
+    x0, keyframes = keys(gaussian(), 3)
+    found = morph(gaussian(), keyframes, 11, originals=list(x0.split(1)), pace=pace, loop=loop)
+    assert found.frames.shape == (11, *SHAPE)
+    at = [found.positions.index(float(k)) for k in range(3)]
+    assert at[0] == 0 and (loop or at[-1] == 10)
+    torch.testing.assert_close(found.frames[at], x0.float(), atol=1e-6, rtol=0)
+    assert len(found.steps) == (11 if loop else 10)
+
+
+def test_without_originals_frames_are_what_sampling_gives():
+    denoise = gaussian()
+    _, keyframes = keys(denoise)
+    found = morph(denoise, keyframes, 5, pace="angle", method="gram")
+    noises = blend([k.noise for k in keyframes], [[1 - t / 4, t / 4] for t in range(5)], "gram")
+    wanted = reconstruct(denoise, noises, keyframes[0].sigmas, solver=keyframes[0].solver)
+    torch.testing.assert_close(found.frames, wanted.float(), atol=1e-6, rtol=0)
+    assert found.positions == (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_residuals_fade_along_the_path():
+    x0, keyframes = keys(gaussian())
+    plain = morph(gaussian(), keyframes, 5, pace="angle")
+    carried = morph(gaussian(), keyframes, 5, pace="angle", originals=list((x0 + 0.5).split(1)))
+    only = morph(gaussian(), keyframes, 5, pace="angle", originals=[x0[:1], None])
+    first, last = (x0 + 0.5).float()[0] - plain.frames[0], (x0 + 0.5).float()[1] - plain.frames[-1]
+    for i, t in enumerate(found / 4 for found in range(5)):
+        torch.testing.assert_close(carried.frames[i] - plain.frames[i], (1 - t) * first + t * last, atol=1e-5, rtol=0)
+    torch.testing.assert_close(only.frames[-1], plain.frames[-1])
+
+
+def test_steps_are_even_where_the_way_is_not():
+    _, keyframes = keys(two_modes)
+    for key, sign in zip(keyframes, (-1, 1), strict=True):
+        key.noise.copy_(sign * key.noise.mean().abs() + key.noise - key.noise.mean())
+    slow = lambda x, sigma: two_modes(x, 3 + sigma)  # noqa: E731  # steep, but no jump
+    by_angle = morph(slow, keyframes, 12, pace="angle")
+    evenly = morph(slow, keyframes, 12)
+    assert by_angle.evenness > 2 and evenly.evenness < 1.5
+    assert evenly.frames[[0, -1]].equal(by_angle.frames[[0, -1]])
+
+
+def test_easing_is_of_the_way_travelled():
+    _, keyframes = keys(gaussian())
+    found = morph(gaussian(), keyframes, 9, easing="ease")
+    there = torch.tensor([0.0, *found.steps]).cumsum(0)
+    wanted = [EASINGS["ease"](i / 8) for i in range(9)]
+    assert (there / there[-1]).tolist() == pytest.approx(wanted, abs=0.02)
+
+
+def test_no_frame_is_sampled_twice():
+    x0, keyframes = keys(gaussian())
+    denoise = gaussian()
+    found = morph(denoise, keyframes, 9, originals=list(x0.split(1)), batch=1)
+    assert found.nfe == denoise.nfe
+    one = len(keyframes[0].sigmas) - 1
+    assert found.nfe % one == 0 and 9 * one < found.nfe <= (9 + 3 * 7) * one
+    again = morph(gaussian(), keyframes, 9, originals=list(x0.split(1)), batch=4)
+    torch.testing.assert_close(again.frames, found.frames, atol=1e-5, rtol=0)
+    assert again.nfe == found.nfe
+
+
+def test_pictures_that_do_not_move():
+    _, keyframes = keys(gaussian())
+    found = morph(lambda x, s: 0 * x, keyframes, 6)
+    assert found.frames.abs().max() == 0 and math.isinf(found.evenness)
+    assert found.positions == pytest.approx([i / 5 for i in range(6)])
+
+
+def test_conditions_go_with_the_position():
+    _, keyframes = keys(gaussian(), 3)
+
+    def conditioned(positions):
+        return lambda x, sigma: 0 * x + positions.reshape(-1, 1, 1, 1)
+
+    found = morph(gaussian(), keyframes, 7, conditioned=conditioned, pace="angle", batch=3)
+    assert found.frames.mean((1, 2, 3)).tolist() == pytest.approx(found.positions, abs=1e-5)
+
+
+@given(
+    lengths=st.lists(st.floats(0, 100), min_size=1, max_size=6),
+    more=st.integers(0, 40),
+    loop=st.booleans(),
+    easing=st.sampled_from(sorted(EASINGS)),
+)
+def test_placing_keeps_every_end_and_never_goes_back(lengths, more, loop, easing):
+    frames = len(lengths) + (not loop) + more
+    found = placed(lengths, [lambda share: share] * len(lengths), frames, EASINGS[easing], loop)
+    assert len(found) == frames and found == sorted(found)
+    assert set(found) >= {float(s) for s in range(len(lengths) + (not loop))}
+    steps = frames - (not loop)
+    for s, length in enumerate(lengths):
+        given_to = sum(s <= p < s + 1 for p in found)
+        fair = steps * length / sum(lengths) if sum(lengths) > 0 else steps / len(lengths)
+        assert given_to >= 1 and (given_to <= math.ceil(fair) + 1)
+
+
+def test_cancelling_and_what_is_said():
+    heard = []
+
+    def notice(what, done, of):
+        heard.append((what, done, of))
+        return len(heard) < 14
+
+    _, keyframes = keys(gaussian())
+    with pytest.raises(Cancelled, match=r"of 7 frames"):
+        morph(gaussian(), keyframes, 9, notice=notice)
+    assert heard[0][0] == "sampling keyframes" and heard[-1][0] == "sampling frames to be measured"
+
+
+def test_bad_input():
+    x0, keyframes = keys(gaussian(), 3)
+    two = invert(gaussian(), x0[:2], SIGMAS, skip=0.1)
+    other = invert(gaussian(), x0[:1], SIGMAS, skip=0.2)
+    for wrong, message in [
+        ({"keyframes": keyframes[:1]}, "1 given; a morph needs two"),
+        ({"frames": 2}, "fewer than the 3 keyframes"),
+        ({"keyframes": [keyframes[0], two]}, "keyframe 1: holds 2 pictures"),
+        ({"keyframes": [keyframes[0], other]}, "keyframe 1: was inverted otherwise"),
+        ({"originals": [None]}, "1 for 3 keyframes"),
+        ({"originals": [None, None, x0]}, "original 2: shape"),
+        ({"easing": "hop"}, "easing 'hop': unknown"),
+        ({"pace": "brisk"}, "pace 'brisk': unknown"),
+        ({"method": "swirl"}, "method 'swirl': unknown"),
+        ({"batch": 0}, "batch 0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            morph(**{"denoise": gaussian(), "keyframes": keyframes, "frames": 6} | wrong)
