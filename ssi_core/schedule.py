@@ -72,8 +72,8 @@ def ddim_sigmas(kappa: int | Sequence[int], process: DiscreteVP | None = None) -
         if wanted not in strides:
             near = sorted(sorted(strides, key=lambda count: abs(count - wanted))[:4])
             raise InputError(
-                f"kappa {wanted}: no fixed stride gives that many of {total} steps; near it are "
-                f"{', '.join(map(str, near))}; or list the indices"
+                f"kappa {wanted}: no fixed stride through {total} levels gives so many; near it are "
+                f"{', '.join(map(str, near))}"
             )
         kappa = range(0, total, strides[wanted])
     chosen = sorted((int(k) for k in kappa), reverse=True)
@@ -109,7 +109,9 @@ def given_sigmas(sigmas: Tensor | Sequence[float]) -> Tensor:
         levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise InputError("sigmas: a list of numbers is wanted") from None
-    if levels.ndim != 1 or len(levels) == 0:
+    if levels.numel() == 0:
+        raise InputError("sigmas: are empty; give at least one level")
+    if levels.ndim != 1:
         raise InputError(f"sigmas: a list of numbers is wanted, found shape {tuple(levels.shape)}")
     if not bool(levels.isfinite().all()):
         raise InputError("sigmas: hold NaN or Inf")

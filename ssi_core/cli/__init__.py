@@ -57,7 +57,7 @@ def version_option(
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt, which Typer would turn into "Aborted" and exit code 1."""
+    """Ctrl-C, or a polite kill. Not KeyboardInterrupt, which Typer would turn into "Aborted" and exit code 1."""
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -66,7 +66,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; turns what users can mend into one line on stderr, and never a traceback."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # `timeout`, cron and batch systems send the second
+        signal.signal(stop, _interrupt)
     try:
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:
