@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from ..manifold import circle_of_points, gaussian_line
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,11 @@ class Target:
     sigma_max: float = 80.0
 
 
-POINTS = 2 * torch.stack(
-    [torch.tensor([math.cos(a), math.sin(a)], dtype=torch.float64) for a in (torch.arange(8) * math.pi / 4).tolist()]
-)
+_POINTS, _AXIS = circle_of_points(8), gaussian_line()
+POINTS = _POINTS.means
 """Eight points on a circle of radius 2, [8, 2]."""
 
-
-def _eight_points(x: Tensor, sigma: Tensor) -> Tensor:
-    points = POINTS.to(x)
-    # Relative to the largest exponent, so that a small sigma neither over- nor underflows.
-    share = torch.softmax(-(x[:, None] - points).square().sum(2) / (2 * sigma[:, None] ** 2), dim=1)
-    return share @ points
-
-
-def _gaussian_axis(x: Tensor, sigma: Tensor) -> Tensor:
-    first = x[:, 0] / (1 + sigma**2)
-    return torch.stack([first, torch.zeros_like(first)], dim=1)
-
-
-def _to_points(x: Tensor) -> Tensor:
-    return (x[:, None] - POINTS.to(x)).norm(dim=2).amin(1)
-
-
 TARGETS: dict[str, Target] = {
-    "eight-points": Target("eight points on a circle of radius 2", _eight_points, _to_points),
-    "gaussian-axis": Target("a Gaussian on the x axis", _gaussian_axis, lambda x: x[:, 1].abs()),
+    "eight-points": Target("eight points on a circle of radius 2", _POINTS.denoise, _POINTS.distance),
+    "gaussian-axis": Target("a Gaussian on the x axis", _AXIS.denoise, _AXIS.distance),
 }

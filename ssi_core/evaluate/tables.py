@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from ..gaussianity import FIGURES, gaussianity
+from ..report.tables import Table
 from .metrics import METRICS
 from .presets import GAUSSIAN, Preset
 from .run import Results
@@ -33,16 +33,6 @@ _ABOUT = {
     "curve": "mean |E[x0|x] - x| / (sigma sqrt(d)) over the trajectories",
 }
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 20.0)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people: cells are words."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[str]
 
 
 def values(rows: Sequence[Row], name: str) -> list[float]:
@@ -147,12 +137,3 @@ def _samples(results: Results, preset: Preset) -> Table:
     )
     rows.append(["the data: Gaussian on x axis", "", "0", "0", "1.000", "0.000", "", ""])
     return Table(preset.title, ["distribution", "samples", *preset.columns], rows, [])
-
-
-def markdown(table: Table) -> str:
-    """As a Markdown table with its notes."""
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-        for row in [table.columns, ["---"] * len(table.columns), *table.rows]
-    ]
-    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {note}" for note in table.notes), ""])

@@ -1,0 +1,23 @@
+"""One HTML page without any outside reference, from a template that extends `page.html.jinja`."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """Fill the template of a package; names in it are escaped, and one that is missing is an error."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("ssi_core.report", ".")]), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(**values)
+
+
+def inlined(pictures: list[Path]) -> list[tuple[str, str]]:
+    """(name, base64 of the file) of PNGs, to be put into the page itself."""
+    return [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in pictures]
