@@ -9,7 +9,7 @@ Every objective sees data x0, puts noise on it and asks the network for one of (
 | cem: Eq. 34                  | E[x0 of x]         | lambda(t) [x0 - F]^2              | F |
 | iso: Liu et al.              | grad log p(x)      | sigma^2 [F + (x - x0)/sigma^2]^2  | x + sigma^2 F |
 | niso: Liu et al.             | grad log p(x)      | sigma^2 [F + Sigma^-1 (x - x0)]^2 | x + sigma^2 F |
-| tango: Liu et al.            | grad log p(x)      | that of iso, of P(x) [...]        | x + sigma^2 F on the manifold |
+| tango: Liu et al.            | grad log p(x)      | that of iso, of P(x) [...]        | x + sigma^2 F, on it |
 
 `rescaled` has the network answer w F, with 1/w what the optimal F grows like (Liu et al.: s = s^ / w): the deviation of
 the normal noise for scores; 1 for eps and cem, whose answers are bounded already, so that for these two it changes

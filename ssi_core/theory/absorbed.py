@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..manifold import Exact, distribution, reverse_sde, times
+from ..manifold.samplers import Told
 from ..process import OU
-from ..report.figures import COLOURS
+from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
+
+if TYPE_CHECKING:
+    pass
 
 STEPS = (200, 1000)
 SCHEMES = {"Eq. 23 as printed": False, "the authors' code": True}
@@ -21,6 +25,16 @@ SHOWN = (10.0, 5.8718, 3.2356, 0.7518, 0.0216, 0.0)
 """Times of the paper's Figure 5."""
 PAPER = (0.2086, 0.1924, 0.2092, 0.1977, 0.1921)
 """Frequencies of the paper's Table 1."""
+
+
+States = list[tuple[float, Tensor]]
+
+
+def _recorder(kept: States, grid: Tensor) -> Told:
+    def told(done: int, of: int, x: Tensor) -> None:
+        kept.append((float(grid[done]), x))
+
+    return told
 
 
 @experiment(
@@ -32,7 +46,7 @@ def five_points(lab: Lab) -> Outcome:
     count = lab.count(10_000, 200)
     known = distribution("five-points")
     denoise, points = Exact(known), known.means  # type: ignore[attr-defined]
-    kept: list[tuple[float, Tensor]] = []
+    kept: States = []
     error = math.sqrt(0.2 * 0.8 / count)
     rows, findings, runs = [], [], [(name, steps) for steps in STEPS for name in SCHEMES]
     for i, (name, steps) in enumerate(runs):
@@ -45,9 +59,7 @@ def five_points(lab: Lab) -> Outcome:
             shown = many == count and steps == STEPS[-1] and not SCHEMES[name]
             kept += [(float(grid[0]), start)] if shown else []
 
-            def told(done: int, of: int, x: Tensor, shown: bool = shown, grid: Tensor = grid) -> None:
-                if shown:
-                    kept.append((float(grid[done]), x))
+            told = _recorder(kept, grid) if shown else None
 
             end = reverse_sde(
                 denoise, start, grid, OU(), generator=lab.generator(offset + 1), contracting=SCHEMES[name], told=told
@@ -70,7 +82,7 @@ def five_points(lab: Lab) -> Outcome:
             "",
         ]
     )
-    figure = Figure(figsize=(13, 2.7), layout="constrained")
+    figure = new_figure(13, 2.7)
     for panel, t in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
         at, x = min(kept, key=lambda pair, t=t: abs(pair[0] - t))  # type: ignore[misc]
         panel.plot(x[:2000, 0], x[:2000, 1], ".", ms=1.5, color=COLOURS[0])

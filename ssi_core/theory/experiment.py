@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Task = Callable[[str, int, int], Any]
 """(part, done, of): told how far an experiment is."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..manifold import (
@@ -26,9 +25,13 @@ from ..manifold import (
     train,
 )
 from ..process import OU
-from ..report.figures import COLOURS
+from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STEPS = 200
 """K of Lu, Wang, Bal 2023, section 4."""
@@ -83,7 +86,7 @@ def compared(
 ) -> tuple[Table, Figure, dict[str, list[float]], list[Trained]]:
     """CEM, DDPM and SGM on one distribution: (table, samples side by side, mean distances, the first seed's models)."""
     known = distribution(name)
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = new_figure(13, 3.6)
     panels = figure.subplots(1, 4)
     rows, away, kept = [], {}, []
     for i, (method, objective) in enumerate(methods().items()):
@@ -153,7 +156,7 @@ def error_curves(models: list[Trained], lab: Lab) -> tuple[Table, Figure, Figure
     fixed = torch.tensor([[1.0, -0.1]], dtype=torch.float64)
     x0 = known.sample(4000, lab.generator(700))
     n = torch.randn(x0.shape, generator=lab.generator(701), dtype=torch.float64)
-    figures = [Figure(figsize=(10, 3.8), layout="constrained") for _ in range(2)]
+    figures = [new_figure(10, 3.8) for _ in range(2)]
     panels = [figure.subplots(1, 2) for figure in figures]
     rows, findings = [], []
     for i, (method, model) in enumerate(zip(methods(), models, strict=True)):
@@ -204,7 +207,7 @@ def error_curves(models: list[Trained], lab: Lab) -> tuple[Table, Figure, Figure
     "CEM draws the spiral, DDPM and SGM a blurred one",
 )  # fmt: skip
 def spiral(lab: Lab) -> Outcome:
-    size = Size(64, 3, 5000, 1000)
+    size = Size(64, 3, 2500, 1000)
     table, samples, away, _ = compared("spiral", size, lab, 15)
     cem, ddpm, sgm = (mean(away[name]) for name in ("CEM", "DDPM", "SGM"))
     return Outcome(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..inversion import integrate
 from ..manifold import Distribution, Exact, distribution
-from ..report.figures import COLOURS
+from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from ..schedule import karras_sigmas
 from .experiment import Finding, Lab, Outcome, experiment
+
+if TYPE_CHECKING:
+    pass
 
 TARGETS = ("eight-points", "line")
 FITTED = (0.002, 0.1)
@@ -48,7 +51,7 @@ def log_slope(x: Tensor, y: Tensor) -> float:
 )  # fmt: skip
 def singularity(lab: Lab) -> Outcome:
     count = lab.count(2000, 50)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(11, 4.2)
     rows, findings = [], []
     for i, (panel, name) in enumerate(zip(figure.subplots(1, 2), TARGETS, strict=True)):
         lab.tell(name, i, len(TARGETS))

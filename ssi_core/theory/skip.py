@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..gaussianity import gaussianity
 from ..inversion import invert, reconstruct
 from ..manifold import Exact, Mixture, clouds, distribution
 from ..metrics import cosine
-from ..report.figures import COLOURS
+from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from ..schedule import karras_sigmas
 from .experiment import Finding, Lab, Outcome, experiment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCALES = (0.05, 0.2)
 SKIPS = (0.02, 0.05, 0.1, 0.2)
@@ -75,7 +78,7 @@ def price(lab: Lab) -> tuple[Table, Figure, list[Finding]]:
     """Leftover rho = s^2/(s^2 + sigma^2) as cosine between two seeds' noises, and MSE 2 s^2 (1 - sqrt rho)."""
     sigmas = karras_sigmas(80, sigma_min=1e-3)
     rows, worst = [], {"cosine": 0.0, "mse": 0.0}
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     panels = figure.subplots(1, 2)
     for i, s in enumerate(SCALES):
         known = Mixture(torch.zeros(1, 2), [1.0, s**2])
