@@ -25,12 +25,15 @@ def theory_command(
     scale: Annotated[
         float, typer.Option(help="How much is trained and sampled, as a multiple; 1 is what the requirements are of.")
     ] = 1.0,
+    mnist: Annotated[
+        Path | None, typer.Option(help="Folder with MNIST's own training files, for `digits`. Default: scikit-learn's.")
+    ] = None,
 ) -> None:
     """Check the theory on data whose answers are known: tables, figures, and what is met and missed.
 
     `all` runs every experiment in a folder of its own and makes one page of them; stopped, it goes on where it was.
     """
-    lab = Lab(seed, scale)
+    lab = Lab(seed, scale, mnist=mnist)
     if name != EVERY:
         find_experiment(name)
     made(out)

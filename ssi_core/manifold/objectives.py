@@ -90,6 +90,10 @@ class Objective(ABC):
         error = self.residual(self.answer(output, noised.sigma) - self.target(noised), noised)
         return (self.weight(noised.sigma)[:, None] * error**2).mean()
 
+    def shown(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What the network sees of a state x [B, d]: the process's own X = s x."""
+        return self.scale(sigma)[:, None] * x
+
     def scale(self, sigma: Tensor) -> Tensor:
         """s(sigma) of the process, [B]: X = s x."""
         return 1 / (1 + sigma**2).sqrt() if self.process.scale(1.0) < 1 else torch.ones_like(sigma)
@@ -164,8 +168,12 @@ class Iso(Objective):
     """The score under isotropic VE noise; the loss weighted by sigma^2."""
 
     name: ClassVar[str] = "iso"
+    data_std: float = 1.0
+    """Standard deviation of a coordinate of the data: the network sees x / sqrt(data_std^2 + sigma^2)."""
 
     def __post_init__(self) -> None:
+        if not self.data_std > 0:
+            raise InputError(f"data_std {self.data_std}: must be positive")
         if self.process.scale(1.0) != 1:
             raise InputError(f"objective {self.name}: is defined for the VE process, not {self.process.name!r}")
 
@@ -180,6 +188,10 @@ class Iso(Objective):
 
     def denoised(self, answer: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         return x + sigma[:, None] ** 2 * answer
+
+    def shown(self, x: Tensor, sigma: Tensor) -> Tensor:
+        # A VE state grows with sigma; what a plain network is given must not.
+        return x / (sigma**2 + self.data_std**2).sqrt()[:, None]
 
 
 @dataclass(frozen=True)

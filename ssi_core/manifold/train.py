@@ -34,9 +34,13 @@ class MLP(nn.Module):
         dimension: d.
         width, depth: nodes of each hidden layer, and how many layers ("2x16 tanh" is width 16, depth 2).
         activation: between the layers.
+        gain: add a(clock) times the state to the answer. In many dimensions most of a score is a multiple of the state,
+            which hidden layers of this size are slow to learn.
     """
 
-    def __init__(self, dimension: int, width: int, depth: int, activation: Callable[[], nn.Module] = nn.Tanh) -> None:
+    def __init__(
+        self, dimension: int, width: int, depth: int, activation: Callable[[], nn.Module] = nn.Tanh, gain: bool = False
+    ) -> None:
         super().__init__()
         if min(dimension, width, depth) < 1:
             raise InputError(f"network: dimension {dimension}, width {width}, depth {depth} must be 1 or more")
@@ -45,10 +49,11 @@ class MLP(nn.Module):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, dimension))
+        self.gain = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1)) if gain else None
 
     def forward(self, state: Tensor, clock: Tensor) -> Tensor:
         found: Tensor = self.layers(torch.cat([state, clock[:, None]], dim=1))
-        return found
+        return found if self.gain is None else found + self.gain(clock[:, None]) * state
 
 
 def clock(process: Process, sigma: Tensor) -> Tensor:
@@ -78,9 +83,8 @@ class Trained:
     def answer(self, x: Tensor, sigma: Tensor) -> Tensor:
         """F of the objective (score, eps, x0 ...) at x [B, d], sigma [B], in the precision of x."""
         kind, own = self.objective, next(self.network.parameters()).dtype
-        state = kind.scale(sigma)[:, None] * x
         # The clock is computed in double: near sigma 0 its logarithm or log1p loses digits in single.
-        output = self.network(state.to(own), clock(kind.process, sigma.double()).to(own))
+        output = self.network(kind.shown(x, sigma).to(own), clock(kind.process, sigma.double()).to(own))
         return kind.answer(output.to(x.dtype), sigma)
 
     def rows(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -144,7 +148,7 @@ def train(
         low, high = min(low, float(sigma.min())), max(high, float(sigma.max()))
         picked = data[torch.randint(len(data), (batch,), generator=generator)]
         noised = objective.corrupt(picked, sigma.to(own), generator)
-        state = objective.scale(noised.sigma)[:, None] * noised.x
+        state = objective.shown(noised.x, noised.sigma)
         loss = objective.loss(network(state, clock(objective.process, sigma).to(own)), noised)
         now = float(loss.detach())
         if not math.isfinite(now) or now > DIVERGED * max(best, 1e-12):

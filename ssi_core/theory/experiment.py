@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,8 @@ class Lab:
     scale: float = 1.0
     """How much is trained and sampled, as a multiple of what the requirement was measured with."""
     task: Task | None = None
+    mnist: Path | None = None
+    """Folder with MNIST's files, for `digits`."""
 
     def count(self, full: int, least: int = 1) -> int:
         """`full` of something, scaled."""

@@ -101,20 +101,20 @@ def compared(
                 kept.append(model)
                 scatter(panels[i], x, f"{method}: mean distance {distances[0]:.3f}", limit)
         away[method] = distances
-        rows.append([method, *_mean_and_spread(distances), *_mean_and_spread(spreads),
+        rows.append([method, *mean_and_spread(distances), *mean_and_spread(spreads),
                      f"{sum(distances) / sum(away['CEM']):.1f}x", kept[-1].stopped or "ran through"])  # fmt: skip
     scatter(panels[3], known.sample(4000, lab.generator(900)), "the data", limit)
     table = Table(
         f"{known.about}: distance of {lab.count(10_000, 500):,} samples to it",
         ["objective", "mean distance", "+-", "root mean square", "+-", "mean distance / CEM's", "training"], rows,
-        [f"Network {size.depth}x{size.width} tanh, {lab.count(size.steps, 20):,} steps of Adam at 1e-3 on batches of {size.batch:,}; "
-         f"{SEEDS} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by Eq. 23/39 on the exponential "
-         f"schedule, K = {STEPS}, t_1 = 1e-4. The last step's noise alone is 0.01 a coordinate."],
+        [f"Network {size.depth}x{size.width} tanh, {lab.count(size.steps, 20):,} steps of Adam at 1e-3 on batches of "
+         f"{size.batch:,}; {SEEDS} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by Eq. 23/39 on "
+         f"the exponential schedule, K = {STEPS}, t_1 = 1e-4. The last step's noise alone is 0.01 a coordinate."],
     )  # fmt: skip
     return table, figure, away, kept
 
 
-def _mean_and_spread(values: Sequence[float]) -> tuple[str, str]:
+def mean_and_spread(values: Sequence[float]) -> tuple[str, str]:
     v = torch.tensor(values, dtype=torch.float64)
     return f"{float(v.mean()):.4f}", f"{float(v.std()):.4f}"
 

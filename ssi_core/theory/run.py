@@ -65,8 +65,8 @@ def run_experiment(name: str, folder: Path, lab: Lab) -> Written:
     began, spent = time.monotonic(), time.process_time()
     found = chosen.run(lab)
     facts = {
-        **_asked(lab), "seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(time.process_time() - spent, 1),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        **_asked(lab), "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - spent, 1), "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,8 +112,8 @@ def read_outcome(folder: Path) -> Written:
         document = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
         return Written(
             EXPERIMENTS[document["name"]], folder, [Finding(**finding) for finding in document["findings"]],
-            [Table(**table) for table in document["tables"]], [folder / f"{title}.png" for title in document["figures"]],
-            list(document["notes"]), dict(document["facts"]),
+            [Table(**table) for table in document["tables"]],
+            [folder / f"{title}.png" for title in document["figures"]], list(document["notes"]), dict(document["facts"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"results {folder}: no whole outcome there ({error})") from error
@@ -144,7 +144,7 @@ def _judged(findings: Sequence[Finding]) -> Table:
 
 
 def _asked(lab: Lab) -> dict[str, Any]:
-    return {"seed": lab.seed, "scale": lab.scale, "version": __version__}
+    return {"seed": lab.seed, "scale": lab.scale, "mnist": str(lab.mnist or ""), "version": __version__}
 
 
 def _whole(folder: Path, lab: Lab) -> Written | None:

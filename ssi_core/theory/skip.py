@@ -62,10 +62,11 @@ def null_space(lab: Lab) -> tuple[Table, list[Finding]]:
             rows.append([distribution(name).about, f"{skip:g}" if skip else "0 (base)", f"{across:.4f}", f"{whole:.3f}",
                          "yes" if verdict else "no"])  # fmt: skip
     table = Table(
-        "Noise across the manifold", ["data", "skip", "std across", "std of all coordinates", "Gaussian by every figure"],
-        rows, ["Samples of the data, exact D, dpmpp-2m, 60 Karras steps. Across: the axis that does not vary; for the eight points "
-               "the noises of one point, which without a skip are one and the same, and with it fill that point's own eighth "
-               "of the plane."],
+        "Noise across the manifold",
+        ["data", "skip", "std across", "std of all coordinates", "Gaussian by every figure"], rows,
+        ["Samples of the data, exact D, dpmpp-2m, 60 Karras steps. Across: the axis that does not vary; for the eight "
+         "points the noises of one point, which without a skip are one and the same, and with it fill that point's own "
+         "eighth of the plane."],
     )  # fmt: skip
     base, ssi = max(stds[0.0]), max(abs(v - 1) for v in stds[0.1])
     return table, [
@@ -119,8 +120,8 @@ def price(lab: Lab) -> tuple[Table, Figure, list[Finding]]:
         "The price of a skip at local scale s",
         ["s", "skip", "rho", "cosine of two seeds", "2 s^2 (1 - sqrt rho)", "MSE, full grid back", "s^2 (1 - rho)",
          "MSE, shared grid back"],
-        rows, ["In the coordinate of scale s, beside one of scale 1. Full grid: the ODE back to sigma 0.001, which the closed "
-               "form is of. Shared grid (the inversion's own): its last step is one denoise at the skip, which ends at "
+        rows, ["In the coordinate of scale s, beside one of scale 1. Full grid: the ODE back to sigma 0.001, which the "
+               "closed form is of. Shared grid (the inversion's own): its last step is one denoise at the skip, which ends at "
                "s^2 (1 - rho), a little better."],
     )  # fmt: skip
     return (
