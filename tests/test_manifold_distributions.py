@@ -254,5 +254,5 @@ def test_points_off_the_manifold_are_told_with_their_distance():
     x[3] *= 1.25
     with pytest.raises(InputError, match=r"row 3 lies 0\.25 away"):
         Sphere(3).require(x)
-    with pytest.raises(InputError, match="not on the manifold.*modes|modes: not on"):
+    with pytest.raises(InputError, match="modes: not on the manifold"):
         SphereModes(2 * torch.eye(3))

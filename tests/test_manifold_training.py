@@ -196,14 +196,15 @@ def test_exponential_schedule_is_eq_41_with_the_gamma_that_meets_both_ends(steps
 
 @pytest.mark.parametrize("first", [0.0, -1.0, 1e-310, 5e-324, 10.0, 20.0, math.nan])
 def test_times_that_overflow_are_refused(first):
-    with pytest.raises(InputError, match="t_1 = .*below T = 10"):
+    with pytest.raises(InputError, match=r"t_1 = .*below T = 10"):
         times("exponential", 50, first=first)
 
 
 def test_other_bad_schedules():
     for message, call in (
         ("unknown", lambda: times("cubic", 5)), ("steps", lambda: times("linear", 0)),
-        ("overflows", lambda: times("linear", 5, last=1000.0)), ("last time", lambda: times("linear", 5, last=math.nan)),
+        ("overflows", lambda: times("linear", 5, last=1000.0)),
+        ("last time", lambda: times("linear", 5, last=math.nan)),
         ("different times", lambda: times("exponential", 1000, last=1.0, first=1 - 1e-15)),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
@@ -297,7 +298,7 @@ def test_samplers_refuse_and_stop():
     with pytest.raises(Cancelled, match="step 1 of 2"):
         reverse_sde(data, x, [1.0, 0.5, 0.0], generator=g, told=lambda *_: False)
     plane = Plane(2, 1)
-    with pytest.raises(InputError, match="starting points: not on the manifold.*row"):
+    with pytest.raises(InputError, match=r"starting points: not on the manifold.*row"):
         annealed_langevin(data, x, [1.0, 0.5], plane, generator=g)
     with pytest.raises(InputError, match="levels that fall"):
         annealed_langevin(data, plane.project(x), [0.5, 1.0], plane, generator=g)

@@ -1,4 +1,4 @@
-"""`ssi theory`: every experiment runs and is written down whole; small runs of the exact ones meet their requirements."""
+"""`ssi theory`: every experiment runs and is written down whole; the exact ones meet their requirements."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def everything(tmp_path_factory):
 
 
 def test_all_experiments_are_written_down(everything):
-    out, written = everything
+    _, written = everything
     assert [one.experiment.name for one in written] == list(EXPERIMENTS)
     for one in written:
         assert one.findings and one.tables and one.figures
@@ -130,7 +130,7 @@ def test_mnist_files(tmp_path, packed):
     labels = torch.arange(6).to(torch.uint8)
     end = ".gz" if packed else ""
     (tmp_path / f"train-images-idx3-ubyte{end}").write_bytes(idx(pictures, packed))
-    with pytest.raises(InputError, match="train-labels-idx1-ubyte .*missing"):
+    with pytest.raises(InputError, match=r"train-labels-idx1-ubyte .*missing"):
         digits.mnist_digits(tmp_path)
     (tmp_path / f"train-labels-idx1-ubyte{end}").write_bytes(idx(labels, packed))
     found = digits.mnist_digits(tmp_path)

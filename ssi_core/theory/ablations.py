@@ -65,7 +65,8 @@ def schedules(lab: Lab) -> Outcome:
     said = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     second, drift, monotone = first_times(lab)
     return Outcome(
-        [Finding("schedule ablation, 50 steps", "exponential best", said, min(means, key=means.__getitem__) == "exponential"),
+        [Finding("schedule ablation, 50 steps", "exponential best", said, min(means,
+         key=means.__getitem__) == "exponential"),
          monotone],
         [table, second], {"samples": figure, "first-time": drift},
     )  # fmt: skip
@@ -86,7 +87,8 @@ def first_times(lab: Lab) -> tuple[Table, Figure, Finding]:
         rows.append([f"{first:g}", f"{found[-1]:.5f}", f"{math.sqrt(first * math.pi / 2):.5f}"])
     table = Table(
         "t_1 with the exact drift (Figure 7), twenty points", ["t_1", "mean distance", "sqrt(pi t_1 / 2)"], rows,
-        ["The last column is the mean length of the last step's noise in the plane. For large t_1 samples lie nearer to some "
+        ["The last column is the mean length of the last step's noise in the plane. For large t_1 samples lie nearer "
+         "to some "
          "other point than their own, so that the measured distance is the smaller one."],
     )  # fmt: skip
     falls = all(b < a for a, b in pairwise(found))
@@ -121,7 +123,8 @@ def weights(lab: Lab) -> Outcome:
         rows.append([NAMES[name], *mean_and_spread(distances), *mean_and_spread(gaps)])
     scatter(panels[3], reference, "the data", 15)
     table = Table(
-        "CEM on the spiral with three weights (Figure 11)", ["lambda(t)", "mean distance", "+-", "sliced W1", "+-"], rows,
+        "CEM on the spiral with three weights (Figure 11)", ["lambda(t)", "mean distance", "+-", "sliced W1", "+-"],
+        rows,
         [f"Network {SIZE.depth}x{SIZE.width} tanh, {SEEDS} seeds, exponential schedule, 200 steps."],
     )  # fmt: skip
     said = {measure: ", ".join(f"{NAMES[n]} {v:.3f}" for n, v in values.items())
@@ -164,8 +167,10 @@ def levelled(lab: Lab) -> tuple[Table, Figure, Finding]:
     rows = [[f"{t:.1e}", f"{v:.3e}", f"{g:.3e}"] for t, v, g in
             zip(levels[::4].tolist(), true[::4].tolist(), (ratio * guess)[::4].tolist(), strict=True)]  # fmt: skip
     table = Table("1/lambda (Figure 8)", ["t", "E |x0 - f|^2", "C (e^t - 1)"], rows, [
-        f"C = {float(ratio):.2f}, fitted for t < 0.01: there the data is a line, along which the variance is all of sigma^2. "
-        "Beyond, branches of the spiral mix, and from t about 1 the variance of the data itself is the bound: the guess is one "
+        f"C = {float(ratio):.2f}, fitted for t < 0.01: there the data is a line, along which the variance is all of "
+        f"sigma^2. "
+        "Beyond, branches of the spiral mix, and from t about 1 the variance of the data itself is the bound: the "
+        "guess is one "
         "for small t.",
     ])  # fmt: skip
     return table, figure, Finding("1/lambda grows as e^t - 1 for small t (slope in t)", "1 +- 0.1", f"{slope:.3f}",

@@ -5,6 +5,7 @@ from . import singular, absorbed, skip, plane, ablations, rotations, flat, digit
 from .experiment import EXPERIMENTS, Experiment, Lab, Outcome, find_experiment
 
 __all__ = [
-    "EXPERIMENTS", "Experiment", "Lab", "Outcome", "ablations", "absorbed", "digits", "find_experiment", "flat", "plane",
+    "EXPERIMENTS", "Experiment", "Lab", "Outcome", "ablations", "absorbed", "digits", "find_experiment", "flat",
+    "plane",
     "rotations", "singular", "skip",
 ]  # fmt: skip

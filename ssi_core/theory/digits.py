@@ -1,7 +1,7 @@
 """Handwritten digits: CEM against DDPM on pictures, with a Frechet distance that needs no download.
 
-The digits are those inside scikit-learn (1,797 of 8x8 pixels; the `train` extra), or MNIST's files, where the user has them.
-Features are those of a small classifier trained here on the same digits.
+The digits are those inside scikit-learn (1,797 of 8x8 pixels; the `train` extra), or MNIST's files, where the user has
+them. Features are those of a small classifier trained here on the same digits.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def trained_classifier(x: Tensor, labels: Tensor, steps: int, seed: int) -> Clas
 
 
 @experiment(
-    "digits", "Handwritten digits: CEM against DDPM", "Lu, Wang, Bal 2023, section 4.4, Figure 9 (there MNIST and a UNet)",
+    "digits", "Handwritten digits: CEM against DDPM",
+    "Lu, Wang, Bal 2023, section 4.4, Figure 9 (there MNIST and a UNet)",
     "reported, no claim beyond the numbers",
 )  # fmt: skip
 def digits(lab: Lab) -> Outcome:
@@ -159,9 +160,12 @@ def digits(lab: Lab) -> Outcome:
     table = Table(
         f"Frechet distance to {len(held):,} held-out digits ({data.name})",
         ["model", "features", "+-", "pixels", "+-"], rows,
-        [f"{count:,} samples, {SEEDS} seeds. Features: {FEATURES} of a classifier trained here ({right:.1%} right on held-out "
-         f"digits). These are no FID figures and compare with none; the paper's FIDs on MNIST are 56.55 (CEM) and 63.64 (DDPM).",
-         f"Network 3x{WIDTH} SiLU without convolutions, {lab.count(STEPS, 20):,} steps; exponential schedule, 200 steps."],
+        [f"{count:,} samples, {SEEDS} seeds. Features: {FEATURES} of a classifier trained here ({right:.1%} right on "
+         f"held-out "
+         f"digits). These are no FID figures and compare with none; the paper's FIDs on MNIST are 56.55 (CEM) and "
+         f"63.64 (DDPM).",
+         f"Network 3x{WIDTH} SiLU without convolutions, {lab.count(STEPS, 20):,} steps; exponential schedule, 200 "
+         f"steps."],
     )  # fmt: skip
     figure = new_figure(11, 3.9)
     for panel, (name, x) in zip(figure.subplots(1, len(shown)), shown, strict=True):

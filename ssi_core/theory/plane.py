@@ -108,7 +108,8 @@ def compared(
         f"{known.about}: distance of {lab.count(10_000, 500):,} samples to it",
         ["objective", "mean distance", "+-", "root mean square", "+-", "mean distance / CEM's", "training"], rows,
         [f"Network {size.depth}x{size.width} tanh, {lab.count(size.steps, 20):,} steps of Adam at 1e-3 on batches of "
-         f"{size.batch:,}; {SEEDS} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by Eq. 23/39 on "
+         f"{size.batch:,}; {SEEDS} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by Eq. "
+         f"23/39 on "
          f"the exponential schedule, K = {STEPS}, t_1 = 1e-4. The last step's noise alone is 0.01 a coordinate."],
     )  # fmt: skip
     return table, figure, away, kept

@@ -1,4 +1,4 @@
-"""SO(10) with five modes: isotropic, non-isotropic and tangential training, by reversal and by annealing on the manifold."""
+"""SO(10) with five modes: isotropic, non-isotropic and tangential training, by reversal and by annealing on it."""
 
 from __future__ import annotations
 
@@ -121,12 +121,16 @@ def rotations(lab: Lab) -> Outcome:
         rows.append([name, *cells, f"{sum(off[name]) / SEEDS:.2f}" if name in off else "-"])
     rows.append(["floor: two samples of the data", _said((floor.mean().item(), floor.std().item())), "", "", "", ""])
     table = Table(
-        "Sliced 1-Wasserstein distance to the data", ["training", "reversal", "slides", "annealing", "slides", "distance off "
+        "Sliced 1-Wasserstein distance to the data", ["training", "reversal", "slides", "annealing", "slides",
+        "distance off "
          "SO(10) at the end of reversal"], rows,
-        [f"{SEEDS} seeds, mean +- standard deviation; {count:,} samples, 500 directions. Reversal is projected onto SO(10) at its "
+        [f"{SEEDS} seeds, mean +- standard deviation; {count:,} samples, 500 directions. Reversal is projected onto "
+         f"SO(10) at its "
          f"end; Tango has no reversal, as in the slides.",
-         f"Network 2x{WIDTH} SiLU with a learned gain, {lab.count(STEPS, 20):,} steps of {BATCH}; modes exp(A) Q_k with deviation "
-         f"{SPREAD:g}; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; c = {EXTRA:g}. The slides name neither network, levels, c nor the "
+         f"Network 2x{WIDTH} SiLU with a learned gain, {lab.count(STEPS, 20):,} steps of {BATCH}; modes exp(A) Q_k "
+         f"with deviation "
+         f"{SPREAD:g}; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; c = {EXTRA:g}. The slides name neither network, "
+         f"levels, c nor the "
          f"modes, so that only the order can be compared, not the numbers."],
     )  # fmt: skip
     means = {key: mean for key, (mean, _) in stats.items()}
@@ -135,12 +139,13 @@ def rotations(lab: Lab) -> Outcome:
     gap = abs(chain[0] - chain[1])
     noise = max(stats["Iso", "reversal"][1], stats["Niso", "reversal"][1])
     findings = [
-        Finding("order by reversal", "Iso > Niso > Niso+res (1.76e-2, 5.58e-3, 4.60e-3)", " , ".join(f"{v:.2e}" for v in chain),
-                chain[0] > chain[1] > chain[2]),
+        Finding("order by reversal", "Iso > Niso > Niso+res (1.76e-2, 5.58e-3, 4.60e-3)",
+                ", ".join(f"{v:.2e}" for v in chain), chain[0] > chain[1] > chain[2]),
         Finding("rescaled: Niso+res against Iso+res by reversal", "smaller (4.60e-3 against 9.49e-3)",
                 f"{means['Niso+res', 'reversal']:.2e} against {means['Iso+res', 'reversal']:.2e}",
                 means["Niso+res", "reversal"] < means["Iso+res", "reversal"]),
-        Finding("best by annealing", "Niso+res (6.00e-3)", f"{best} ({means[best, 'annealing']:.2e})", best == "Niso+res"),
+        Finding("best by annealing", "Niso+res (6.00e-3)", f"{best} ({means[best, 'annealing']:.2e})",
+                best == "Niso+res"),
         Finding("the step from Iso to Niso, beside the spread over seeds", "reported",
                 f"difference {gap:.1e}, standard deviation {noise:.1e}", None),
     ]  # fmt: skip

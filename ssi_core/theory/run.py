@@ -66,7 +66,8 @@ def run_experiment(name: str, folder: Path, lab: Lab) -> Written:
     found = chosen.run(lab)
     facts = {
         **_asked(lab), "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(time.process_time() - spent, 1), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "cpu_seconds": round(time.process_time() - spent, 1), "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,8 @@ def read_outcome(folder: Path) -> Written:
         return Written(
             EXPERIMENTS[document["name"]], folder, [Finding(**finding) for finding in document["findings"]],
             [Table(**table) for table in document["tables"]],
-            [folder / f"{title}.png" for title in document["figures"]], list(document["notes"]), dict(document["facts"]),
+            [folder / f"{title}.png" for title in document["figures"]], list(document["notes"]),
+             dict(document["facts"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"results {folder}: no whole outcome there ({error})") from error
