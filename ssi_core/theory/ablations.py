@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = 50
-SIZE = Size(32, 2, 3000, 1000)
+SIZE = Size(32, 2, 3000, 500)
 """The network of Figures 10 and 11."""
 FIRST = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """t_1 of Figure 7."""
@@ -142,7 +142,7 @@ def weights(lab: Lab) -> Outcome:
 def levelled(lab: Lab) -> tuple[Table, Figure, Finding]:
     """Figure 8: E |x0 - f(X_t, t)|^2 with the exact f, against C (e^t - 1)."""
     known = distribution("spiral")
-    count = lab.count(1000, 50)
+    count = lab.count(500, 50)
     levels = torch.logspace(-4, 1, 21, dtype=torch.float64)
     found = []
     for k, t in enumerate(levels.tolist()):

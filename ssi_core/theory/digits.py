@@ -23,7 +23,7 @@ from .experiment import Finding, Lab, Outcome, experiment
 from .plane import mean_and_spread
 
 SEEDS = 3
-STEPS, BATCH, WIDTH = 3000, 256, 256
+STEPS, BATCH, WIDTH = 2000, 256, 256
 SAMPLES = 1500
 FEATURES = 32
 IMAGES = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")

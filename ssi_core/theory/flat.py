@@ -35,7 +35,7 @@ NEAR = 0.05
 EXTRA = 0.2
 """The normal noise of Niso-DM here."""
 SEEDS = 3
-STEPS, BATCH, RATE = 3000, 1000, 5e-3
+STEPS, BATCH, RATE = 3000, 500, 5e-3
 
 Make = Callable[[Surface, bool], Objective]
 METHODS: dict[str, Make] = {

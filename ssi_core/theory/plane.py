@@ -129,7 +129,7 @@ def mean(values: Sequence[float]) -> float:
     "samples of CEM stay on the line; the answers of DDPM and SGM go wrong near t = 0, in the component that blows up",
 )  # fmt: skip
 def line(lab: Lab) -> Outcome:
-    size = Size(16, 2, 4000, 2000)
+    size = Size(16, 2, 4000, 1000)
     table, samples, away, models = compared("line", size, lab, 3.5)
     second, point, average, blown = error_curves(models, lab)
     cem, ddpm, sgm = (mean(away[name]) for name in ("CEM", "DDPM", "SGM"))
@@ -208,7 +208,7 @@ def error_curves(models: list[Trained], lab: Lab) -> tuple[Table, Figure, Figure
     "CEM draws the spiral, DDPM and SGM a blurred one",
 )  # fmt: skip
 def spiral(lab: Lab) -> Outcome:
-    size = Size(64, 3, 2500, 1000)
+    size = Size(64, 3, 2500, 500)
     table, samples, away, _ = compared("spiral", size, lab, 15)
     cem, ddpm, sgm = (mean(away[name]) for name in ("CEM", "DDPM", "SGM"))
     return Outcome(

@@ -35,7 +35,7 @@ SIGMAS = (0.05, 3.0)
 EXTRA = 0.1
 """The normal noise of Niso-DM: c in alpha_t = ln c / ln sigma_t."""
 SEEDS = 3
-STEPS, BATCH, RATE, WIDTH = 1500, 256, 2e-3, 256
+STEPS, BATCH, RATE, WIDTH = 1200, 256, 2e-3, 256
 SAMPLES = 3000
 PAPER = {
     ("Iso", "reversal"): "1.76e-2 +- 1.15e-2", ("Niso", "reversal"): "5.58e-3 +- 1.84e-3",
@@ -79,9 +79,9 @@ def reversal(model: Trained, count: int, lab: Lab, part: str, seed: int) -> tupl
 def annealing(model: Trained, count: int, lab: Lab, part: str, seed: int) -> Tensor:
     generator = lab.generator(60 + seed)
     start = uniform_on(SURFACE, count, generator).float()
-    levels = exponential_sigmas(30, sigma_min=SIGMAS[0], sigma_max=1.5)
+    levels = exponential_sigmas(25, sigma_min=SIGMAS[0], sigma_max=1.5)
     return annealed_langevin(
-        model, start, levels, SURFACE, generator=generator, rounds=5, rate=0.5, largest=0.4 * SPREAD**2, project=NEAR,
+        model, start, levels, SURFACE, generator=generator, rounds=4, rate=0.5, largest=0.4 * SPREAD**2, project=NEAR,
         told=lab.watch(part),
     )  # fmt: skip
 
