@@ -20,7 +20,7 @@ from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experi
 EXACT = ("singularity", "skip")
 LEFT_TO_CHANCE = "leftover"
 """Within 10% only with all the samples of a full run."""
-TINY = 0.01
+TINY = 0.005
 
 
 @pytest.fixture(scope="module")

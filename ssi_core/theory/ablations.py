@@ -22,7 +22,7 @@ from ..process import OU
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
-from .plane import SEEDS, Size, fitted, mean, mean_and_spread, sampled, scatter
+from .plane import Size, fitted, mean, mean_and_spread, sampled, scatter
 from .singular import log_slope
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def schedules(lab: Lab) -> Outcome:
     panels = figure.subplots(1, 4)
     away: dict[str, list[float]] = {name: [] for name in SCHEDULES}
     apart: dict[str, list[float]] = {name: [] for name in SCHEDULES}
-    for seed in range(SEEDS):
+    for seed in range(lab.seeds):
         model = fitted(known, Conditional(OU()), SIZE, lab, f"CEM, seed {seed}: training", seed)
         for i, name in enumerate(SCHEDULES):
             x = sampled(model, lab, f"{name}, seed {seed}: sampling", times(name, STEPS), seed)
@@ -59,7 +59,7 @@ def schedules(lab: Lab) -> Outcome:
     rows = [[name, *mean_and_spread(away[name]), *mean_and_spread(apart[name])] for name in SCHEDULES]
     table = Table(
         f"CEM on the spiral, {STEPS} steps", ["schedule", "mean distance", "+-", "sliced W1", "+-"], rows,
-        [f"Network {SIZE.depth}x{SIZE.width} tanh, {SEEDS} seeds; t_1 = 1e-4 for the exponential schedule, T = 10."],
+        [f"Network {SIZE.depth}x{SIZE.width} tanh, {lab.seeds} seeds; T = 10, t_1 = 1e-4 (exponential schedule)."],
     )  # fmt: skip
     means = {name: mean(values) for name, values in away.items()}
     said, gaps = (", ".join(f"{name} {mean(values):.3f}" for name, values in found.items()) for found in (away, apart))
@@ -88,8 +88,7 @@ def first_times(lab: Lab) -> tuple[Table, Figure, Finding]:
     table = Table(
         "t_1 with the exact drift (Figure 7), twenty points", ["t_1", "mean distance", "sqrt(pi t_1 / 2)"], rows,
         ["The last column is the mean length of the last step's noise in the plane. For large t_1 samples lie nearer "
-         "to some "
-         "other point than their own, so that the measured distance is the smaller one."],
+         "to some other point than their own, so that the measured distance is the smaller one."],
     )  # fmt: skip
     falls = all(b < a for a, b in pairwise(found))
     return (
@@ -111,7 +110,7 @@ def weights(lab: Lab) -> Outcome:
     rows, away, apart = [], {}, {}
     for i, name in enumerate(CEM_WEIGHTS):
         distances, gaps = [], []
-        for seed in range(SEEDS):
+        for seed in range(lab.seeds):
             objective = Conditional(OU(), weighting=name)
             model = fitted(known, objective, SIZE, lab, f"{NAMES[name]}, seed {seed}: training", seed)
             x = sampled(model, lab, f"{NAMES[name]}, seed {seed}: sampling", seed=seed)
@@ -125,7 +124,7 @@ def weights(lab: Lab) -> Outcome:
     table = Table(
         "CEM on the spiral with three weights (Figure 11)", ["lambda(t)", "mean distance", "+-", "sliced W1", "+-"],
         rows,
-        [f"Network {SIZE.depth}x{SIZE.width} tanh, {SEEDS} seeds, exponential schedule, 200 steps."],
+        [f"Network {SIZE.depth}x{SIZE.width} tanh, {lab.seeds} seeds, exponential schedule, 200 steps."],
     )  # fmt: skip
     said = {measure: ", ".join(f"{NAMES[n]} {v:.3f}" for n, v in values.items())
             for measure, values in (("distance", away), ("W1", apart))}  # fmt: skip
@@ -168,10 +167,8 @@ def levelled(lab: Lab) -> tuple[Table, Figure, Finding]:
             zip(levels[::4].tolist(), true[::4].tolist(), (ratio * guess)[::4].tolist(), strict=True)]  # fmt: skip
     table = Table("1/lambda (Figure 8)", ["t", "E |x0 - f|^2", "C (e^t - 1)"], rows, [
         f"C = {float(ratio):.2f}, fitted for t < 0.01: there the data is a line, along which the variance is all of "
-        f"sigma^2. "
-        "Beyond, branches of the spiral mix, and from t about 1 the variance of the data itself is the bound: the "
-        "guess is one "
-        "for small t.",
+        "sigma^2. Beyond, branches of the spiral mix, and from t about 1 the variance of the data itself is the "
+        "bound: the guess is one for small t.",
     ])  # fmt: skip
     return table, figure, Finding("1/lambda grows as e^t - 1 for small t (slope in t)", "1 +- 0.1", f"{slope:.3f}",
                                   abs(slope - 1) < 0.1)  # fmt: skip

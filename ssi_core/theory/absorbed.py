@@ -96,9 +96,7 @@ def five_points(lab: Lab) -> Outcome:
         ["scheme", *(f"point {k + 1}" for k in range(5)), "largest deviation, standard errors",
          f"the same from {5 * count:,} samples"],
         rows, [f"Exponential schedule, t_1 = 1e-4, T = 10; one standard error of {count:,} samples is {error:.4f}. "
-               f"The last "
-               f"column is in the same unit, so that chance alone gives about {2 / math.sqrt(5):.1f} there: what is "
-               f"over that "
-               f"is the scheme's own error."],
+               f"The last column is in the same unit, so that chance alone gives about {2 / math.sqrt(5):.1f} there: "
+               "what is over that is the scheme's own error."],
     )  # fmt: skip
     return Outcome(findings, [table], {"absorbed": figure})

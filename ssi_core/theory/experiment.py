@@ -58,6 +58,11 @@ class Lab:
         """`full` of something, scaled."""
         return max(least, round(full * self.scale))
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds a mean is over: three, or one where a run is only to be tried out."""
+        return 3 if self.scale >= 0.1 else 1
+
     def generator(self, offset: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + offset)
 

@@ -34,7 +34,6 @@ NEAR = 0.05
 """Levels up to this one are "near t = 0"."""
 EXTRA = 0.2
 """The normal noise of Niso-DM here."""
-SEEDS = 3
 STEPS, BATCH, RATE = 3000, 500, 5e-3
 
 Make = Callable[[Surface, bool], Objective]
@@ -93,7 +92,7 @@ def hyperplane(lab: Lab) -> Outcome:
         for c, (method, make) in enumerate(METHODS.items()):
             name = method + ("+res" if rescaled else "")
             found = []
-            for seed in range(SEEDS):
+            for seed in range(lab.seeds):
                 model = fitted(known, make, rescaled, lab, f"{name}, seed {seed}: training", seed)
                 found.append(tangential_errors(model, known, levels, heights, lab))
             errors = torch.stack(found)  # [seeds, levels, heights]
@@ -101,7 +100,7 @@ def hyperplane(lab: Lab) -> Outcome:
             curves[name] = on
             near = on[:, levels <= NEAR].mean(1)
             named = [float(on[:, int((levels - at).abs().argmin())].mean()) for at in (0.01, 0.1, 1.0)]
-            cells = [float(near.mean()), float(near.std()), *named]
+            cells = [float(near.mean()), float(near.std()) if len(near) > 1 else 0.0, *named]
             rows.append([name, *(f"{cell:.2f}" for cell in cells)])
             shown = panels[r][c].pcolormesh(
                 levels, heights, errors.mean(0).T.log10(), vmin=-1.5, vmax=2, cmap="viridis"
@@ -116,9 +115,8 @@ def hyperplane(lab: Lab) -> Outcome:
         "Error of the tangential part of the learned score, on the plane",
         ["training", f"mean for sigma <= {NEAR:g}", "+-", "sigma 0.01", "sigma 0.1", "sigma 1"], rows,
         [f"Root mean square over noised data, z = 0. Network 3x64 SiLU with a learned gain, {lab.count(STEPS, 20):,} "
-         f"steps, {SEEDS} seeds; sigma "
-         f"from {SIGMAS[0]:g} to {SIGMAS[1]:g}; extra normal noise {EXTRA:g}. The exact tangential score is of size "
-         f"{_size(known, lab):.1f} at sigma {SIGMAS[0]:g}."],
+         f"steps, {lab.seeds} seeds; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; extra normal noise {EXTRA:g}. The "
+         f"exact tangential score is of size {_size(known, lab):.1f} at sigma {SIGMAS[0]:g}."],
     )  # fmt: skip
     close = {name: float(on[:, levels <= NEAR].mean()) for name, on in curves.items()}
     findings = []

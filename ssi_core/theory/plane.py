@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 STEPS = 200
 """K of Lu, Wang, Bal 2023, section 4."""
 POOL = 200_000
-SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def compared(
     rows, away, kept = [], {}, []
     for i, (method, objective) in enumerate(methods().items()):
         distances, spreads = [], []
-        for seed in range(SEEDS):
+        for seed in range(lab.seeds):
             model = fitted(known, objective, size, lab, f"{method}, seed {seed}: training", seed)
             x = sampled(model, lab, f"{method}, seed {seed}: sampling", seed=seed)
             d = known.distance(x)
@@ -108,16 +107,16 @@ def compared(
         f"{known.about}: distance of {lab.count(10_000, 500):,} samples to it",
         ["objective", "mean distance", "+-", "root mean square", "+-", "mean distance / CEM's", "training"], rows,
         [f"Network {size.depth}x{size.width} tanh, {lab.count(size.steps, 20):,} steps of Adam at 1e-3 on batches of "
-         f"{size.batch:,}; {SEEDS} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by Eq. "
-         f"23/39 on "
-         f"the exponential schedule, K = {STEPS}, t_1 = 1e-4. The last step's noise alone is 0.01 a coordinate."],
+         f"{size.batch:,}; {lab.seeds} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by "
+         f"Eq. 23/39 on the exponential schedule, K = {STEPS}, t_1 = 1e-4. The last step's noise alone is 0.01 a "
+         "coordinate."],
     )  # fmt: skip
     return table, figure, away, kept
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[str, str]:
     v = torch.tensor(values, dtype=torch.float64)
-    return f"{float(v.mean()):.4f}", f"{float(v.std()):.4f}"
+    return f"{float(v.mean()):.4f}", f"{float(v.std()):.4f}" if len(v) > 1 else "-"
 
 
 def mean(values: Sequence[float]) -> float:

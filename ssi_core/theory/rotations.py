@@ -34,7 +34,6 @@ N, MODES, SPREAD = 10, 5, 0.1
 SIGMAS = (0.05, 3.0)
 EXTRA = 0.1
 """The normal noise of Niso-DM: c in alpha_t = ln c / ln sigma_t."""
-SEEDS = 3
 STEPS, BATCH, RATE, WIDTH = 1200, 256, 2e-3, 256
 SAMPLES = 3000
 PAPER = {
@@ -94,7 +93,7 @@ def rotations(lab: Lab) -> Outcome:
     known = RotationModes(N, MODES, SPREAD)
     data = known.sample(lab.count(20_000, 500), lab.generator())
     count = lab.count(SAMPLES, 100)
-    references = [known.sample(count, lab.generator(10 + k)) for k in range(SEEDS + 1)]
+    references = [known.sample(count, lab.generator(10 + k)) for k in range(lab.seeds + 1)]
     floor = torch.tensor([sliced_wasserstein(a, references[0]) for a in references[1:]], dtype=torch.float64)
     found: dict[tuple[str, str], list[float]] = {}
     off: dict[str, list[float]] = {}
@@ -102,7 +101,7 @@ def rotations(lab: Lab) -> Outcome:
     for rescaled in (False, True):
         for method, make in METHODS.items():
             name = method + ("+res" if rescaled else "")
-            for seed in range(SEEDS):
+            for seed in range(lab.seeds):
                 model = fitted(data, make(rescaled), lab, f"{name}, seed {seed}: training", seed)
                 stopped += [f"{name}, seed {seed}: {model.stopped}"] if model.stopped else []
                 if method != "Tango":  # its network is not trained across the manifold
@@ -111,27 +110,25 @@ def rotations(lab: Lab) -> Outcome:
                     off.setdefault(name, []).append(away)
                 y = annealing(model, count, lab, f"{name}, seed {seed}: annealing", seed)
                 found.setdefault((name, "annealing"), []).append(sliced_wasserstein(y, references[0]))
-    stats = {key: (torch.tensor(v).mean().item(), torch.tensor(v).std().item()) for key, v in found.items()}
+    stats = {key: (torch.tensor(v).mean().item(), _spread(v)) for key, v in found.items()}
     names = list(dict.fromkeys(name for name, _ in found))
     rows = []
     for name in names:
         cells = []
         for way in ("reversal", "annealing"):
             cells += [_said(stats[name, way]) if (name, way) in stats else "-", PAPER.get((name, way), "-")]
-        rows.append([name, *cells, f"{sum(off[name]) / SEEDS:.2f}" if name in off else "-"])
-    rows.append(["floor: two samples of the data", _said((floor.mean().item(), floor.std().item())), "", "", "", ""])
+        rows.append([name, *cells, f"{sum(off[name]) / lab.seeds:.2f}" if name in off else "-"])
+    rows.append(
+        ["floor: two samples of the data", _said((floor.mean().item(), _spread(floor.tolist()))), "", "", "", ""]
+    )
     table = Table(
-        "Sliced 1-Wasserstein distance to the data", ["training", "reversal", "slides", "annealing", "slides",
-        "distance off "
-         "SO(10) at the end of reversal"], rows,
-        [f"{SEEDS} seeds, mean +- standard deviation; {count:,} samples, 500 directions. Reversal is projected onto "
-         f"SO(10) at its "
-         f"end; Tango has no reversal, as in the slides.",
-         f"Network 2x{WIDTH} SiLU with a learned gain, {lab.count(STEPS, 20):,} steps of {BATCH}; modes exp(A) Q_k "
-         f"with deviation "
-         f"{SPREAD:g}; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; c = {EXTRA:g}. The slides name neither network, "
-         f"levels, c nor the "
-         f"modes, so that only the order can be compared, not the numbers."],
+        "Sliced 1-Wasserstein distance to the data",
+        ["training", "reversal", "slides", "annealing", "slides", "distance off SO(10) where reversal ends"], rows,
+        [f"{lab.seeds} seeds, mean +- standard deviation; {count:,} samples, 500 directions. Reversal is projected "
+         "onto SO(10) at its end; Tango has no reversal, as in the slides.",
+         f"Network 2x{WIDTH} SiLU with a learned gain, {lab.count(STEPS, 20):,} steps of {BATCH}; modes Q_k exp(A) "
+         f"with deviation {SPREAD:g}; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; c = {EXTRA:g}. The slides name "
+         "neither network, levels, c nor the modes, so that only the order can be compared, not the numbers."],
     )  # fmt: skip
     means = {key: mean for key, (mean, _) in stats.items()}
     chain = [means[name, "reversal"] for name in ("Iso", "Niso", "Niso+res")]
@@ -154,7 +151,7 @@ def rotations(lab: Lab) -> Outcome:
     for i, way in enumerate(("reversal", "annealing")):
         for k, name in enumerate(names):
             if (name, way) in found:
-                panel.plot([k + 0.16 * (i - 0.5)] * SEEDS, found[name, way], "os"[i], color=COLOURS[i], ms=5,
+                panel.plot([k + 0.16 * (i - 0.5)] * lab.seeds, found[name, way], "os"[i], color=COLOURS[i], ms=5,
                            label=way if k == 0 else None)  # fmt: skip
     panel.axhline(float(floor.mean()), color=COLOURS[5], ls="--", lw=1)
     panel.set_yscale("log")
@@ -164,6 +161,11 @@ def rotations(lab: Lab) -> Outcome:
     panel.grid(alpha=0.3)
     panel.legend()
     return Outcome(findings, [table], {"distances": figure}, stopped)
+
+
+def _spread(values: list[float]) -> float:
+    """Standard deviation over seeds; 0 for a single one."""
+    return float(torch.tensor(values).std()) if len(values) > 1 else 0.0
 
 
 def _said(value: tuple[float, float]) -> str:

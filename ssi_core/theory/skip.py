@@ -120,10 +120,9 @@ def price(lab: Lab) -> tuple[Table, Figure, list[Finding]]:
         "The price of a skip at local scale s",
         ["s", "skip", "rho", "cosine of two seeds", "2 s^2 (1 - sqrt rho)", "MSE, full grid back", "s^2 (1 - rho)",
          "MSE, shared grid back"],
-        rows, ["In the coordinate of scale s, beside one of scale 1. Full grid: the ODE back to sigma 0.001, which the "
-               "closed form is of. Shared grid (the inversion's own): its last step is one denoise at the skip, "
-               "which ends at "
-               "s^2 (1 - rho), a little better."],
+        rows, ["In the coordinate of scale s, beside one of scale 1. Full grid: the ODE back to sigma 0.001, which "
+               "the closed form is of. Shared grid (the inversion's own): its last step is one denoise at the skip, "
+               "which ends at s^2 (1 - rho), a little better."],
     )  # fmt: skip
     return (
         table,
