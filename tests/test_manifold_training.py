@@ -16,6 +16,7 @@ from ssi_core import (
     VP,
     Cancelled,
     DenoiserError,
+    Flow,
     InputError,
     exponential_sigmas,
     gaussianity,
@@ -185,7 +186,7 @@ def test_ends_of_schedules(schedule, steps):
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.integers(2, 300), last=st.floats(0.5, 100), first=st.floats(1e-12, 1e-2))
+@given(steps=st.integers(2, 300), last=st.floats(0.5, 100), first=st.floats(1e-8, 1e-2))
 def test_exponential_schedule_is_eq_41_with_the_gamma_that_meets_both_ends(steps, last, first):
     t = times("exponential", steps, last=last, first=first)[:-1].flip(0)
     gamma = 1 - (first / last) ** (1 / (steps - 1))
@@ -420,7 +421,8 @@ def test_training_refuses_and_stops():
     with pytest.raises(Cancelled, match="training step 50 of 100"):
         train(x, Eps(OU()), Small(), draw, steps=100, batch=10, watch=lambda *_: False)
     for message, make in (
-        ("VE process", lambda: Iso(OU())), ("extra", lambda: Niso(VE(), surface=PLANE, extra=0.0)),
+        ("VE process", lambda: Iso(OU())), ("not a flow", lambda: Conditional(Flow())),
+        ("extra", lambda: Niso(VE(), surface=PLANE, extra=0.0)),
         ("weighting", lambda: Conditional(OU(), weighting="cubic")), ("data_std", lambda: Iso(VE(), data_std=0.0)),
         ("sigma range", lambda: log_uniform(1.0, 0.5)),
     ):  # fmt: skip

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..process import Process
+from ..process import Flow, Process
 from .surfaces import Surface
 
 Weight = Callable[[Tensor], Tensor]
@@ -55,6 +55,10 @@ class Objective(ABC):
     name: ClassVar[str]
     process: Process
     rescaled: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.process, Flow):
+            raise InputError(f"objective {self.name}: needs a process that adds noise to x0 (VE, VP, OU), not a flow")
 
     @abstractmethod
     def target(self, noised: Noised) -> Tensor:
@@ -150,6 +154,7 @@ class Conditional(Objective):
     weighting: str = "inverse"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weighting not in CEM_WEIGHTS:
             raise InputError(f"weighting {self.weighting!r}: unknown; known are {', '.join(CEM_WEIGHTS)}")
 
@@ -172,6 +177,7 @@ class Iso(Objective):
     """Standard deviation of a coordinate of the data: the network sees x / sqrt(data_std^2 + sigma^2)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.data_std > 0:
             raise InputError(f"data_std {self.data_std}: must be positive")
         if self.process.scale(1.0) != 1:

@@ -133,7 +133,7 @@ def train(
         raise InputError(f"training: steps {steps}, batch {batch} and rate {rate} must be positive")
     surface: Surface | None = getattr(objective, "surface", None)
     if surface is not None:
-        surface.require(data[: min(len(data), 1000)], "data")
+        surface.require(data, "data")
     own = next(network.parameters()).dtype
     data = data.to(own)
     generator = torch.Generator().manual_seed(seed)
