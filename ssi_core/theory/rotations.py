@@ -133,18 +133,22 @@ def rotations(lab: Lab) -> Outcome:
     means = {key: mean for key, (mean, _) in stats.items()}
     chain = [means[name, "reversal"] for name in ("Iso", "Niso", "Niso+res")]
     best = min((n for n, way in means if way == "annealing"), key=lambda n: means[n, "annealing"])
-    gap = abs(chain[0] - chain[1])
-    noise = max(stats["Iso", "reversal"][1], stats["Niso", "reversal"][1])
+    spreads = [stats[name, "reversal"][1] for name in ("Iso", "Niso", "Niso+res")]
+    rescaled_pair = [stats[name, "reversal"] for name in ("Iso+res", "Niso+res")]
     findings = [
-        Finding("order by reversal", "Iso > Niso > Niso+res (1.76e-2, 5.58e-3, 4.60e-3)",
-                ", ".join(f"{v:.2e}" for v in chain), chain[0] > chain[1] > chain[2]),
-        Finding("rescaled: Niso+res against Iso+res by reversal", "smaller (4.60e-3 against 9.49e-3)",
-                f"{means['Niso+res', 'reversal']:.2e} against {means['Iso+res', 'reversal']:.2e}",
-                means["Niso+res", "reversal"] < means["Iso+res", "reversal"]),
+        Finding("order by reversal", "Iso > Niso > Niso+res (1.76e-2, 5.58e-3, 4.60e-3), beyond the spread over seeds",
+                ", ".join(f"{m:.2e} +- {d:.1e}" for m, d in zip(chain, spreads, strict=True)),
+                _beyond((chain[0], spreads[0]), (chain[1], spreads[1]))
+                and _beyond((chain[1], spreads[1]), (chain[2], spreads[2]))),
+        Finding("Niso+res against Iso+res by reversal",
+                "smaller (4.60e-3 against 9.49e-3), beyond the spread over seeds",
+                " against ".join(map(_said, reversed(rescaled_pair))), _beyond(rescaled_pair[0], rescaled_pair[1])),
         Finding("best by annealing", "Niso+res (6.00e-3)", f"{best} ({means[best, 'annealing']:.2e})",
                 best == "Niso+res"),
-        Finding("the step from Iso to Niso, beside the spread over seeds", "reported",
-                f"difference {gap:.1e}, standard deviation {noise:.1e}", None),
+        Finding("rescaling by reversal", "Niso+res below Niso, Iso+res below Iso, beyond the spread over seeds",
+                f"{chain[0]:.2e} to {means['Iso+res', 'reversal']:.2e}, {chain[1]:.2e} to {chain[2]:.2e}",
+                _beyond(stats["Iso", "reversal"], rescaled_pair[0])
+                and _beyond(stats["Niso", "reversal"], rescaled_pair[1])),
     ]  # fmt: skip
     figure = new_figure(9, 4)
     panel = figure.subplots()
@@ -166,6 +170,11 @@ def rotations(lab: Lab) -> Outcome:
 def _spread(values: list[float]) -> float:
     """Standard deviation over seeds; 0 for a single one."""
     return float(torch.tensor(values).std()) if len(values) > 1 else 0.0
+
+
+def _beyond(larger: tuple[float, float], smaller: tuple[float, float]) -> bool:
+    """Whether two means +- standard deviations differ by more than either deviation."""
+    return larger[0] - smaller[0] > max(larger[1], smaller[1])
 
 
 def _said(value: tuple[float, float]) -> str:
