@@ -57,7 +57,7 @@ def fitted(known: Distribution, make: Make, rescaled: bool, lab: Lab, part: str,
 
 def tangential_errors(model: Trained, known: Distribution, levels: Tensor, heights: Tensor, lab: Lab) -> Tensor:
     """Root mean square of |P (s_theta - s)| over the noised data's x and y, at heights z, [levels, heights]."""
-    x0 = known.sample(1000, lab.generator(900))
+    x0 = known.sample(lab.count(1000, 50), lab.generator(900))
     n = torch.randn(x0.shape, generator=lab.generator(901), dtype=torch.float64)
     rows = []
     for sigma in levels.tolist():

@@ -154,7 +154,7 @@ def error_curves(models: list[Trained], lab: Lab) -> tuple[Table, Figure, Figure
     levels = times("exponential", STEPS)[:-1]
     known = distribution("line")
     fixed = torch.tensor([[1.0, -0.1]], dtype=torch.float64)
-    x0 = known.sample(4000, lab.generator(700))
+    x0 = known.sample(lab.count(4000, 100), lab.generator(700))
     n = torch.randn(x0.shape, generator=lab.generator(701), dtype=torch.float64)
     figures = [new_figure(10, 3.8) for _ in range(2)]
     panels = [figure.subplots(1, 2) for figure in figures]
