@@ -166,8 +166,8 @@ def levelled(lab: Lab) -> tuple[Table, Figure, Finding]:
     rows = [[f"{t:.1e}", f"{v:.3e}", f"{g:.3e}"] for t, v, g in
             zip(levels[::4].tolist(), true[::4].tolist(), (ratio * guess)[::4].tolist(), strict=True)]  # fmt: skip
     table = Table("1/lambda (Figure 8)", ["t", "E |x0 - f|^2", "C (e^t - 1)"], rows, [
-        f"C = {float(ratio):.2f}, fitted for t < 0.01, where the data is a line to the noise, along which the variance is all "
-        "of sigma^2. From t about 3 the variance of the data itself is the bound: the guess is one for smaller t.",
+        f"C = {float(ratio):.2f}, fitted for t < 0.01, where the data is a line to the noise, along which the variance "
+        "is all of sigma^2. From t about 3 the variance of the data itself is the bound: the guess is for smaller t.",
     ])  # fmt: skip
     return table, figure, Finding("1/lambda grows as e^t - 1 for small t (slope in t)", "1 +- 0.1", f"{slope:.3f}",
                                   abs(slope - 1) < 0.1)  # fmt: skip
