@@ -92,7 +92,7 @@ def flow_sigmas(steps: int, *, shift: float = 1.0, sigma_max: float = 1.0) -> Te
     Returns:
         Tensor [steps + 1], float64, descending, ending in 0.
     """
-    _check_steps(steps)
+    check_steps(steps)
     if not shift > 0 or not 0 < sigma_max <= 1:
         raise InputError(f"shift {shift} must be positive and sigma_max {sigma_max} in (0, 1]")
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -188,12 +188,12 @@ def _ended(levels: Tensor) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise InputError(f"steps {steps}: must be a whole number of at least 1")
 
 
 def _check_range(steps: int, sigma_min: float, sigma_max: float) -> None:
-    _check_steps(steps)
+    check_steps(steps)
     if not 0 < sigma_min < sigma_max < float("inf"):
         raise InputError(f"sigma range {sigma_min:g}..{sigma_max:g}: needs 0 < sigma_min < sigma_max")

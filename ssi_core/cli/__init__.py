@@ -23,6 +23,7 @@ from .options import settings
 from .pictures import interpolate_command, invert_command, reconstruct_command
 from .show import demo_command, inspect_command
 from .terminal import console, errors
+from .theory import theory_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +40,7 @@ for name, command, example in (
     ("inspect", inspect_command, "ssi inspect out/photo.ssi.safetensors --image photo.jpg"),
     ("demo", demo_command, "ssi demo --out out/demo"),
     ("evaluate", evaluate_command, "ssi evaluate table2 --model demo --out out/table2"),
+    ("theory", theory_command, "ssi theory all --out out/theory"),
     ("models", models_command, "ssi models ~/ComfyUI/models"),
     ("describe", describe_command, "ssi describe lsun_bedroom.pt"),
     ("convert", convert_command, "ssi convert lsun_bedroom.pt lsun_bedroom.safetensors --dtype float16"),
