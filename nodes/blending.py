@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
@@ -14,12 +15,13 @@ from ..ssi_core.errors import InputError
 from ..ssi_core.frames import mix
 from ..ssi_core.gaussianity import CHANCE
 from ..ssi_core.metrics import cosine
-from .fields import CATEGORY, weight_inputs, weight_rows
+from .fields import CATEGORY, check_weights, weight_inputs, weight_rows
 from .host.show import shape, tell
 from .noise import InvertedNoise, noise_of
 
 NEARLY_PARALLEL = 0.95
 OFF_UNIT = 0.05
+MOST_NOISES = 16
 
 
 class SSINoiseBlend(io.ComfyNode):
@@ -41,7 +43,7 @@ class SSINoiseBlend(io.ComfyNode):
                             tooltip="NOISE from SSI Inverse Sampler, SSI Load Noise or Random Noise; or a LATENT that "
                             "holds an end state (then connect the model).",
                         ),
-                        prefix="noise", min=2, max=16,
+                        prefix="noise", min=2, max=MOST_NOISES,
                     ),
                     tooltip="What is blended, in this order.",
                 ),
@@ -66,6 +68,10 @@ class SSINoiseBlend(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None, frames: int | None = None) -> bool | str:
+        return check_weights(weights, frames, range(2, MOST_NOISES + 1))
+
+    @classmethod
     def execute(
         cls,
         noises: dict[str, Any],
@@ -76,7 +82,11 @@ class SSINoiseBlend(io.ComfyNode):
         loop: bool = False,
         mask: Tensor | None = None,
         model: Any = None,
+        **beyond: Any,
     ) -> io.NodeOutput:
+        noises = {**noises, **{name.removeprefix("noises."): noise for name, noise in beyond.items()}}
+        if len(noises) > MOST_NOISES:
+            raise InputError(f"noises: {len(noises)} connected; a blend takes {MOST_NOISES} at most")
         given = [noises[name] for name in sorted(noises, key=lambda name: int(name.removeprefix("noise")))]
         if len(given) < 2:
             raise InputError(f"noises: {len(given)} connected; a blend needs two or more")
@@ -92,7 +102,8 @@ class SSINoiseBlend(io.ComfyNode):
         if mask is not None:
             result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result, len(rows)))
         report = tell(_report(units, result, name, rows), _complaints(units))
-        noise = found[0].with_unit(result)
+        model_known = next((noise for noise in found if noise.latent_in is not None), found[0])
+        noise = model_known.with_unit(result)
         return io.NodeOutput(noise, noise.empty_latent(), report)
 
 
@@ -119,6 +130,10 @@ class SSIConditioningBlend(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None, frames: int | None = None) -> bool | str:
+        return check_weights(weights, frames, [2])
+
+    @classmethod
     def execute(
         cls,
         conditioning_1: list,
@@ -134,8 +149,10 @@ class SSIConditioningBlend(io.ComfyNode):
                 "combining"
             )
         rows = weight_rows(2, weights, frames, easing, loop)
-        pairs = zip(conditioning_1, conditioning_2, strict=True)
-        return io.NodeOutput([_blended_prompt(a, b, rows) for a, b in pairs])
+        pairs = list(zip(conditioning_1, conditioning_2, strict=True))
+        result = [_blended_prompt(a, b, rows) for a, b in pairs]
+        tell(f"{len(rows)} frame(s)", sorted({lost for a, b in pairs for lost in _left_out(a[1], b[1])}))
+        return io.NodeOutput(result)
 
 
 def _blended_prompt(a: list, b: list, rows: list[list[float]]) -> list:
@@ -147,10 +164,14 @@ def _blended_prompt(a: list, b: list, rows: list[list[float]]) -> list:
         )
     if "attention_mask" in a[1] or "attention_mask" in b[1]:
         facts["attention_mask"] = _masks(a, b, rows)
-    for key, one in a[1].items():
-        other = b[1].get(key)
-        if key == "attention_mask":
-            continue
+    for key in (a[1].keys() | b[1].keys()) - {"attention_mask", "class_label"}:
+        one, other = a[1].get(key), b[1].get(key)
+        if isinstance(one, Tensor) != isinstance(other, Tensor) and (one is None or other is None):
+            raise InputError(
+                f"conditionings: only {1 if other is None else 2} has {key}; encode both prompts in the same way"
+            )
+        if isinstance(one, float | int) and isinstance(other, float | int) and one != other:
+            raise InputError(f"conditionings: {key} is {one:g} in 1 and {other:g} in 2; give both the same")
         if isinstance(one, Tensor) and isinstance(other, Tensor) and one.is_floating_point():
             if one.shape[1:] == other.shape[1:]:
                 facts[key] = mix([one, other], rows)
@@ -159,6 +180,13 @@ def _blended_prompt(a: list, b: list, rows: list[list[float]]) -> list:
     if a[0] is None or b[0] is None:
         return [a[0], facts]
     return [mix(_same_length(a[0], b[0]), rows), facts]
+
+
+def _left_out(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
+    """What of the second prompt a blend does not take over, in words."""
+    for key in b.keys() - {"attention_mask", "class_label"}:
+        if not isinstance(b[key], Tensor | float | int | None) and (key not in a or a[key] is not b[key]):
+            yield f"{key} of conditioning_2 is left out: the first's (or none) holds for all frames"
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..ssi_core.errors import InputError
 from ..ssi_core.frames import EASINGS, parse_weights, path_weights
 from ..ssi_core.inversion import DEFAULT_SOLVER
 from .host.levels import SKIP_UNITS, schedule_names
@@ -14,6 +16,7 @@ from .host.sampling import check_solver, solver_names
 CATEGORY = "SSI"
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 SKIP = 0.1
+MOST_FRAMES = 4096
 
 
 def skip_inputs() -> list[Any]:
@@ -80,7 +83,7 @@ def weight_inputs(what: str) -> list[Any]:
             "ends.",
         ),
         io.Int.Input(
-            "frames", default=0, min=0, max=4096,
+            "frames", default=0, min=0, max=MOST_FRAMES,
             tooltip=f"0: use weights. 2 or more: a path of so many frames through all {what}, in order.",
         ),
         io.Combo.Input(
@@ -96,6 +99,23 @@ def weight_inputs(what: str) -> list[Any]:
 
 def weight_rows(count: int, weights: str, frames: int, easing: str, loop: bool) -> list[list[float]]:
     return path_weights(count, frames, easing, loop) if frames else parse_weights(weights, count)
+
+
+def check_weights(weights: Any, frames: Any, counts: Iterable[int]) -> bool | str:
+    """True, or what is wrong with a path for any of these numbers of inputs; what is connected is not known yet."""
+    if isinstance(frames, int) and not (frames == 0 or 2 <= frames <= MOST_FRAMES):
+        return f"frames {frames}: 0 (use weights), or 2 to {MOST_FRAMES}"
+    if frames != 0 or not isinstance(weights, str):
+        return True
+    wrong = ""
+    for count in counts:
+        try:
+            parse_weights(weights, count)
+        except InputError as error:
+            wrong = wrong or str(error)
+        else:
+            return True
+    return wrong
 
 
 class SolverChecked(io.ComfyNode):

@@ -14,7 +14,7 @@ from ..ssi_core.errors import InputError
 from ..ssi_core.inversion import Inversion
 from ..ssi_core.process import Flow
 from .fields import CATEGORY
-from .host.files import new_noise_file, noise_file, noise_files
+from .host.files import check_prefix, new_noise_file, noise_file, noise_files
 from .host.levels import HostProcess, Start
 from .host.show import blocked, on_node, shape
 from .noise import InvertedNoise
@@ -41,6 +41,16 @@ class SSINoiseSave(io.ComfyNode):
             ],
             outputs=[],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        # Before the inversions run, not after them.
+        try:
+            if filename_prefix is not None:
+                check_prefix(filename_prefix)
+        except InputError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, noise: Any, filename_prefix: str, sigmas: Any = None) -> io.NodeOutput:
@@ -157,7 +167,7 @@ def _read_noise(path: Any) -> tuple[InvertedNoise, torch.Tensor | None]:
         start = Start(**{k: float(v) for k, v in facts["start"].items()})
         return InvertedNoise(tensors["noise"], start, int(facts["seed"])), tensors.get("sigmas")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"artefact {path}: its contents do not fit together ({error!r})") from None
+        raise InputError(f"artefact {path}: its contents do not fit together ({error!r}); save it again") from None
 
 
 def _read_inversion(path: Any) -> tuple[InvertedNoise, torch.Tensor]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..ssi_core.errors import InputError
 from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
-from ..ssi_core.metrics import lpips_or_reason, mse, psnr, ssim
+from ..ssi_core.metrics import SSIM_WINDOW, lpips_or_reason, mse, psnr, ssim
 from ..ssi_core.panel import noise_panel
 from ..ssi_core.singularity_panel import singularity_panel
 from .fields import CATEGORY, seed_input
-from .host.levels import HostProcess, schedule, way_back
+from .host.levels import HostProcess, falling, schedule
 from .host.sampling import guider_for, run_curve
 from .host.show import on_node, shape, tell
 from .noise import InvertedNoise, noise_of
@@ -67,7 +67,7 @@ class SSIGaussianityInspector(io.ComfyNode):
         image = None
         if source is not None and isinstance(noise, InvertedNoise | dict):
             image = source["samples"].float().cpu()
-            if image.shape[:1] + image.shape[2:] != found.unit.shape[:1] + found.unit.shape[2:]:
+            if image.shape != found.unit.shape:
                 raise InputError(
                     f"source: is of shape {shape(image)}, the noise of {shape(found.unit)}; connect what was inverted"
                 )
@@ -133,12 +133,14 @@ class SSIReconstructionMetrics(io.ComfyNode):
             )
         wanted = original.float().expand(len(reconstruction), *original.shape[1:])
         a, b = (image.float().cpu().movedim(-1, 1)[:, :3] * 2 - 1 for image in (reconstruction, wanted))
-        errors, peaks, likeness = mse(a, b), psnr(a, b), ssim(a, b)
+        errors, peaks = mse(a, b), psnr(a, b)
+        large = min(a.shape[-2:]) >= SSIM_WINDOW
+        likeness = ssim(a, b) if large else torch.full_like(errors, math.nan)
         perceptual = lpips_or_reason(a, b)
         lines = []
         for i in range(len(a)):
             words = f"image {i + 1}: MSE {float(errors[i]):.5f}, PSNR {float(peaks[i]):.2f} dB"
-            words += f", SSIM {float(likeness[i]):.4f}"
+            words += f", SSIM {float(likeness[i]):.4f}" if large else f", no SSIM under {SSIM_WINDOW} pixels"
             if isinstance(perceptual, Tensor):
                 words += f", LPIPS {float(perceptual[i]):.4f}"
             lines.append(words)
@@ -216,9 +218,7 @@ class SSISingularityCurve(io.ComfyNode):
     ) -> io.NodeOutput:
         process = HostProcess.of(model)
         given = schedule(process, "ssi-exponential", levels) if sigmas is None else sigmas
-        found = run_curve(
-            guider_for(model, positive, negative, cfg), latent, way_back(process, given, 0.0, "keep"), seed
-        )
+        found = run_curve(guider_for(model, positive, negative, cfg), latent, falling(process, given), seed)
         count = len(found.stops)
         pictures = [
             as_image(singularity_panel(found, i, f"image {i + 1} of {count}")) for i in range(min(count, PICTURES))

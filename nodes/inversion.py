@@ -18,16 +18,14 @@ from .fields import (
     skip_inputs,
     solver_input,
 )
+from .host.latents import indices_of, injected_noise, latent_samples, seeds_of
 from .host.levels import HostProcess, schedule, top_of, way_back
 from .host.sampling import (
     SolverSampler,
     as_latent,
     caveats,
     guider_for,
-    injected_noise,
-    latent_samples,
     run_inversion,
-    seeds_of,
 )
 from .host.show import blocked, on_node, shape, tell
 from .noise import InvertedNoise, noise_of_state
@@ -163,7 +161,7 @@ class SSIInverseSampler(SolverChecked):
             start=process.start(float(levels[0])),
             seed=seed,
             latent_in=model.get_model_object("latent_format").process_in,
-            indices=tuple(latent.get("batch_index") or range(len(found.noise))),
+            indices=indices_of(latent),
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
         report = tell(

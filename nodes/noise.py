@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..ssi_core.errors import InputError
+from .host.latents import indices_of, latent_samples
 from .host.levels import HostProcess, Start
-from .host.sampling import latent_samples
 from .host.show import shape
 
 
@@ -31,8 +31,8 @@ class InvertedNoise:
     seed: int = 0
     latent_in: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     """How the model scales latents; None where it is not known (a loaded file): then the latent must be empty."""
-    indices: tuple[int, ...] = ()
-    """Which images of their batch these noises are of (LatentFromBatch keeps track); empty: of none in particular."""
+    indices: tuple[int, ...] | None = None
+    """Which images of their batch these noises are of (Latent From Batch keeps track); None: counted from 0."""
 
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
         """Called by core's samplers with their LATENT.
@@ -49,7 +49,7 @@ class InvertedNoise:
                 f"noise: is of shape {shape(noise)}, the latent of {shape(latent)}; connect the LATENT output that "
                 f"came with the noise, or an empty latent of its size"
             )
-        self._check_masked(input_latent)
+        self._check_masked(input_latent, noise)
         if self.start.latent_gain == 0 or not bool(latent.any()):
             return noise.clone()
         if self.latent_in is None:
@@ -60,11 +60,11 @@ class InvertedNoise:
         added = self.start.latent_gain * self.latent_in(latent.detach().float().cpu())
         return noise - added / self.start.noise_gain
 
-    def _check_masked(self, input_latent: dict[str, Any]) -> None:
+    def _check_masked(self, input_latent: dict[str, Any], noise: Tensor) -> None:
         """Outside a mask samplers take the latent for the picture, which an end state is not."""
         if input_latent.get("noise_mask") is None or self.latent_in is None:
             return
-        shown, state = self.latent_in(input_latent["samples"].detach().float().cpu()), self.start.noise_gain * self.unit
+        shown, state = self.latent_in(input_latent["samples"].detach().float().cpu()), self.start.noise_gain * noise
         if shown.shape == state.shape and bool((shown - state).norm() < 1e-3 * state.norm()):
             raise InputError(
                 "latent_image: is the end state of the inversion, with a mask. Outside a mask samplers take it for the "
@@ -72,15 +72,17 @@ class InvertedNoise:
             )
 
     def with_unit(self, unit: Tensor) -> InvertedNoise:
-        return replace(self, unit=unit, indices=())
+        return replace(self, unit=unit, indices=None)
 
     def empty_latent(self) -> dict[str, Any]:
         return {"samples": torch.zeros_like(self.unit)}
 
     def _for_batch(self, batch: int, indices: Any) -> Tensor:
         wanted = list(indices or ())
-        if len(wanted) == batch and set(wanted) <= set(self.indices):
-            return self.unit[[self.indices.index(i) for i in wanted]]
+        known = list(range(len(self.unit)) if self.indices is None else self.indices)
+        # Where images share an index (Latent Batch), their places have to do.
+        if len(wanted) == batch == len(set(wanted)) and set(wanted) <= set(known):
+            return self.unit[[known.index(i) for i in wanted]]
         if len(self.unit) == 1:
             return self.unit.expand(batch, *self.unit.shape[1:])
         return self.unit
@@ -103,7 +105,7 @@ def noise_of_state(model: Any, latent: dict[str, Any], sigma: float | None = Non
     if start.latent_gain > 0:
         # Core will multiply a latent by so much; at a flow model's sigma 1 it is 0, and the latent is the state itself.
         state = start.latent_gain * state
-    return InvertedNoise(unit=state / start.noise_gain, start=start, seed=seed, latent_in=scale)
+    return InvertedNoise(state / start.noise_gain, start, seed, latent_in=scale, indices=indices_of(latent))
 
 
 def noise_of(

@@ -15,7 +15,7 @@ SCENES, PHOTOGRAPHS = "drawn scenes", "photographs"
 CATEGORY = "SSI/pixel"
 
 
-class PixelModelLoader(io.ComfyNode):
+class SSIPixelModelLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -116,7 +116,7 @@ class PixelModelLoader(io.ComfyNode):
         return io.NodeOutput(model, host.pixel_vae(), "\n".join(host.pixels_of(model).story))
 
 
-class EmptyPixelLatent(io.ComfyNode):
+class SSIEmptyPixelLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -169,7 +169,7 @@ class EmptyPixelLatent(io.ComfyNode):
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": 1})
 
 
-class ClassLabel(io.ComfyNode):
+class SSIClassLabel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -223,7 +223,7 @@ class ClassLabel(io.ComfyNode):
         return io.NodeOutput([[torch.zeros(1, 1, 1), {} if given is None else {"class_label": given}]])
 
 
-class DemoImages(io.ComfyNode):
+class SSIDemoImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -267,7 +267,7 @@ class DemoImages(io.ComfyNode):
         return io.NodeOutput(((images + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous())
 
 
-NODES: list[type[io.ComfyNode]] = [PixelModelLoader, EmptyPixelLatent, ClassLabel, DemoImages]
+NODES: list[type[io.ComfyNode]] = [SSIPixelModelLoader, SSIEmptyPixelLatent, SSIClassLabel, SSIDemoImages]
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -305,4 +305,6 @@ def _labels(text: str) -> list[int]:
     parts = [part for part in re.split(r"[,;\s]+", text.strip()) if part]
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise ValueError(f"label: {text!r} is no class number; write for example 3, or 3, 7, 7 for three images")
+    if any(len(part) > 9 for part in parts):
+        raise ValueError(f"label: {text[:80]!r} is no class number; no model has so many classes")
     return [int(part) for part in parts]

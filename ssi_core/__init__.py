@@ -26,7 +26,7 @@ from .inversion import (
 )
 from .metrics import cosine, mse, psnr, ssim
 from .models import PixelModel, load_checkpoint
-from .process import VE, VP, DiscreteVP, Flow, Process
+from .process import OU, VE, VP, DiscreteVP, Flow, Process
 from .schedule import (
     ddim_sigmas,
     exponential_sigmas,
@@ -40,10 +40,10 @@ from .solver import SOLVERS, find_solver
 from .version import __version__
 
 __all__ = [
-    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped", "Denoiser",
-    "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion", "PixelModel",
-    "Process", "Progress", "SingularityCurve", "Trajectory", "V", "Velocity", "__version__", "blend", "cosine",
-    "ddim_sigmas", "demo_denoiser", "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas",
-    "integrate", "invert", "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image",
-    "singularity_curve", "slerp", "ssim", "truncate", "unit_noise",
+    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "OU", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped",
+    "Denoiser", "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion",
+    "PixelModel", "Process", "Progress", "SingularityCurve", "Trajectory", "V", "Velocity", "__version__", "blend",
+    "cosine", "ddim_sigmas", "demo_denoiser", "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity",
+    "given_sigmas", "integrate", "invert", "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr",
+    "reconstruct", "save_image", "singularity_curve", "slerp", "ssim", "truncate", "unit_noise",
 ]  # fmt: skip

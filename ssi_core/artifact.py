@@ -117,5 +117,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise InputError(f"artefact {path}: holds {found!r}, where {kind!r} is wanted")
     # Files from before there were any have none.
     if "sha256" in content and content["sha256"] != _digests(tensors):
-        raise InputError(f"artefact {path}: its tensors are not those that were saved; the file is damaged")
+        raise InputError(
+            f"artefact {path}: its tensors are not those that were saved; the file is damaged, make it again"
+        )
     return tensors, facts

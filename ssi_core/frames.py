@@ -30,7 +30,7 @@ def parse_weights(text: str, count: int) -> list[list[float]]:
     Raises:
         InputError: not numbers, or another number of them than inputs.
     """
-    rows = [row for row in re.split(r"[;\n]", text) if row.strip()]
+    rows = [row for row in re.split(r"[;\n]", text) if row.strip(" \t\r,")]
     try:
         numbers = [[float(word) for word in re.split(r"[,\s]+", row.strip()) if word] for row in rows]
     except ValueError as error:

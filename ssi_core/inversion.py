@@ -277,7 +277,7 @@ def integrate(
     if not steps or min(sigmas) < 0 or not (min(steps) > 0 or max(steps) < 0):
         raise InputError(f"sigmas: two or more levels, all rising or all falling, are wanted; found {list(sigmas)}")
     if sigmas[0] == 0 and not entry.from_zero:
-        raise InputError(f"sigmas: solver {entry.name!r} cannot start at 0, where the slope is 0/0")
+        raise InputError(f"sigmas: solver {entry.name!r} cannot start at 0, where the slope is 0/0; cut the 0 off")
     guarded = Guarded(denoise, process, steps=len(steps))
     states = [x.cpu()] if keep_states else None
     walk = entry.solver(guarded, x, sigmas)

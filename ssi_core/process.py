@@ -8,6 +8,7 @@ model's own:
 |---|---|---|---|
 | VE (EDM)        | x = x0 + sigma n             | x                                   | [0, inf), the paper's t |
 | VP (DDPM, DDIM) | x = x0 + sigma n             | s x, with s = 1/sqrt(1 + sigma^2)   | sigma^2 = (1 - abar)/abar |
+| OU (Lu et al.)  | x = x0 + sigma n             | s x, with the same s                | sigma^2 = e^t - 1 |
 | flow (SD3, FLUX)| x = (1 - sigma) x0 + sigma n | x                                   | [0, 1] |
 
 A new process is one new dataclass here, decorated with `@register`.
@@ -178,6 +179,23 @@ class VP(_Preserving):
     def timestep(self, sigma: Tensor) -> Tensor:
         """The time argument of a network trained on continuous t, times 999 (NVlabs' VPPrecond), dtype of sigma."""
         return (999 * self.time(sigma)).to(sigma)
+
+
+@register
+@dataclass(frozen=True)
+class OU(_Preserving):
+    """Ornstein-Uhlenbeck dX = -X/2 dt + dW: X = e^(-t/2) x0 + sqrt(1 - e^-t) n (Lu, Wang, Bal 2023, Eq. 14 and 16).
+
+    Variance preserving with beta = 1: sigma^2 = e^t - 1, t in [0, inf). Their weight 1/(e^t - 1) is 1/sigma^2.
+    """
+
+    name: ClassVar[str] = "ou"
+
+    def time(self, sigma: Number) -> Tensor:
+        return torch.log1p(float64(sigma) ** 2)
+
+    def sigma(self, time: Number) -> Tensor:
+        return torch.expm1(float64(time)).sqrt()
 
 
 @register

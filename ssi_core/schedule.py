@@ -72,8 +72,8 @@ def ddim_sigmas(kappa: int | Sequence[int], process: DiscreteVP | None = None) -
         if wanted not in strides:
             near = sorted(sorted(strides, key=lambda count: abs(count - wanted))[:4])
             raise InputError(
-                f"kappa {wanted}: no fixed stride gives that many of {total} steps; near it are "
-                f"{', '.join(map(str, near))}; or list the indices"
+                f"kappa {wanted}: no fixed stride through {total} levels gives so many; near it are "
+                f"{', '.join(map(str, near))}"
             )
         kappa = range(0, total, strides[wanted])
     chosen = sorted((int(k) for k in kappa), reverse=True)
@@ -92,7 +92,7 @@ def flow_sigmas(steps: int, *, shift: float = 1.0, sigma_max: float = 1.0) -> Te
     Returns:
         Tensor [steps + 1], float64, descending, ending in 0.
     """
-    _check_steps(steps)
+    check_steps(steps)
     if not shift > 0 or not 0 < sigma_max <= 1:
         raise InputError(f"shift {shift} must be positive and sigma_max {sigma_max} in (0, 1]")
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -109,7 +109,9 @@ def given_sigmas(sigmas: Tensor | Sequence[float]) -> Tensor:
         levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise InputError("sigmas: a list of numbers is wanted") from None
-    if levels.ndim != 1 or len(levels) == 0:
+    if levels.numel() == 0:
+        raise InputError("sigmas: are empty; give at least one level")
+    if levels.ndim != 1:
         raise InputError(f"sigmas: a list of numbers is wanted, found shape {tuple(levels.shape)}")
     if not bool(levels.isfinite().all()):
         raise InputError("sigmas: hold NaN or Inf")
@@ -186,12 +188,12 @@ def _ended(levels: Tensor) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise InputError(f"steps {steps}: must be a whole number of at least 1")
 
 
 def _check_range(steps: int, sigma_min: float, sigma_max: float) -> None:
-    _check_steps(steps)
+    check_steps(steps)
     if not 0 < sigma_min < sigma_max < float("inf"):
         raise InputError(f"sigma range {sigma_min:g}..{sigma_max:g}: needs 0 < sigma_min < sigma_max")

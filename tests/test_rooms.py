@@ -10,10 +10,10 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths",
 FLOORS = [
     ["errors", "precision", "artifact", "version", "canvas"],
     ["process", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
-    ["schedule", "denoiser", "panel"],
+    ["schedule", "denoiser", "panel", "report"],
     ["inversion", "models"],
-    ["singularity", "morph"],
-    ["singularity_panel", "demo", "evaluate", "queue"],
+    ["singularity", "manifold", "morph"],
+    ["singularity_panel", "demo", "evaluate", "queue", "theory"],
     ["cli"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -232,6 +232,15 @@ def top_of(process: HostProcess, sigmas: Tensor | None) -> float:
     return top
 
 
+def falling(process: HostProcess, sigmas: Tensor) -> Tensor:
+    """A schedule that ends in 0, of one that falls or (as FlipSigmas leaves it) rises.
+
+    Raises:
+        InputError: not a schedule, or outside the model's levels.
+    """
+    return way_back(process, sigmas, 0.0, "keep")
+
+
 def way_back(process: HostProcess, sigmas: Tensor, skip: float, grid: Grid) -> Tensor:
     """[sigma_max .. skip, 0] of any schedule, falling or (as FlipSigmas leaves it) rising.
 

@@ -96,7 +96,7 @@ class Pixels:
             trained = f" (it was trained on {self.size}x{self.size})" if self.size else ""
             raise InputError(
                 f"latent: {width}x{height} pixels, where {self.name} takes multiples of {self.multiple}{trained}; "
-                f"resize the image before VAE Encode, or use SSI Empty Pixel Latent"
+                f"resize the image before VAE Encode"
             )
 
     def class_labels(self, given: Any, batch: int | None = None, where: str = "label") -> Tensor | None:

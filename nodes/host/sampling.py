@@ -19,10 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
-from ...ssi_core.inversion import Inversion, Progress, integrate, invert, unit_noise
+from ...ssi_core.inversion import Inversion, Progress, integrate, invert
 from ...ssi_core.singularity import SingularityCurve, singularity_curve
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
-from .levels import HostProcess
+from .latents import injected_noise, latent_samples, seeds_of
+from .levels import HostProcess, top_of
 
 STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 
@@ -35,7 +36,7 @@ def check_solver(name: str | None) -> str | bool:
     """True (also for None, a connected input that is not known yet), or one sentence on why it cannot invert."""
     if name is None or name in SOLVERS:
         return True
-    if any(part in name for part in STOCHASTIC):
+    if any(part in str(name) for part in STOCHASTIC):
         return (
             f"solver '{name}' adds fresh noise at every step, so its way up has no way down; use one of "
             f"{', '.join(SOLVERS)}"
@@ -64,7 +65,19 @@ class GuidedDenoiser:
         # Between evaluations, not steps: one step of an implicit solver is many.
         comfy.model_management.throw_exception_if_processing_interrupted()
         answer: Tensor = self.model(x, sigma, **self.extra_args)
-        return answer
+        return answer.to(x)  # a patch may have left another dtype
+
+    def must_evaluate(self) -> None:
+        """
+        Raises:
+            InputError: the model gives what it saw a step before in the place of some evaluations, and knows falling
+                levels only (EasyCache, LazyCache).
+        """
+        if "easycache" in self.extra_args.get("model_options", {}).get("transformer_options", {}):
+            raise InputError(
+                "model: EasyCache or LazyCache on it leaves evaluations out, and works downwards only; take it off "
+                "here (it may stay on the way back)"
+            )
 
 
 class _Bar:
@@ -129,8 +142,11 @@ class SolverSampler(EngineSampler):
         self.solver = find_solver(solver)
 
     def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
-        levels = _monotonic(sigmas)
-        at_top = process.is_top(levels[0])
+        levels = [float(sigma) for sigma in sigmas]
+        if len(levels) > 1 and levels[0] < levels[-1]:
+            denoise.must_evaluate()
+            top_of(process, sigmas)
+        at_top = bool(levels) and process.is_top(levels[0])
         x = process.sampling.noise_scaling(sigmas[:1], denoise.noise.clone(), denoise.latent, at_top)
         return integrate(denoise, x, levels, self.solver, process, progress=progress).x
 
@@ -143,6 +159,7 @@ class InversionSampler(EngineSampler):
         self.inversion: Inversion | None = None
 
     def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        denoise.must_evaluate()
         found = self.invert(denoise, denoise.latent, process=process, progress=progress)
         top = float(found.sigmas[0])
         end = process.from_noise(found.noise, top)
@@ -161,6 +178,7 @@ class CurveSampler(EngineSampler):
         self.curve: SingularityCurve | None = None
 
     def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        denoise.must_evaluate()
         x0 = denoise.latent
         self.curve = singularity_curve(denoise, x0, sigmas, seed=self.seeds, process=process, progress=progress)
         return x0
@@ -302,59 +320,3 @@ def _guided(
         seed=seed,
     )
     return end
-
-
-def seeds_of(latent: dict[str, Any], seed: int) -> tuple[int, ...]:
-    """One seed a sample: seed + its index in the batch, which LatentFromBatch keeps."""
-    count = len(latent["samples"])
-    indices = list(latent.get("batch_index") or ())
-    if len(indices) != count:
-        indices = list(range(count))
-    return tuple((seed + i) % 2**63 for i in indices)
-
-
-def injected_noise(samples: Tensor, seeds: Sequence[int]) -> Tensor:
-    """What `invert` will inject, for the region outside a mask: it keeps its own noise all the way."""
-    return unit_noise(samples.float().cpu(), seeds)
-
-
-def latent_samples(model: Any, latent: dict[str, Any]) -> Tensor:
-    """The tensor of a LATENT that holds a picture, as the model takes it.
-
-    Raises:
-        InputError: several streams, NaN, another number of channels than the model's, or nothing but zeros.
-    """
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False):
-        raise InputError("latent: holds several streams (video with audio); invert them one at a time")
-    wanted = model.get_model_object("latent_format")
-    if samples.ndim < 3 or samples.shape[0] == 0:
-        raise InputError(f"latent: [batch, channels, ...] is wanted, found shape {tuple(samples.shape)}")
-    if samples.shape[1] != wanted.latent_channels:
-        raise InputError(
-            f"latent: has {samples.shape[1]} channels, this model takes {wanted.latent_channels}; encode the picture "
-            f"with the VAE that belongs to the model"
-        )
-    bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise InputError(
-            f"latent: sample(s) {bad} hold NaN or Inf. From a VAE: it may need fp32. From a core sampler along rising "
-            f"sigmas on a flow model: it divides by 1 - sigma, which is 0 at the end; use SSI Inverse Sampler or SSI "
-            "Solver"
-        )
-    if not bool(samples.any()):
-        raise InputError("latent: is empty (all zeros); connect a VAE Encode of the picture, not an Empty Latent")
-    if wanted.latent_dimensions == 3 and samples.ndim == 4:
-        samples = samples.unsqueeze(2)
-    return samples.float()  # they may come in half precision
-
-
-def _monotonic(sigmas: Tensor) -> list[float]:
-    levels = [float(s) for s in sigmas]
-    if len(levels) < 2:
-        raise InputError(f"sigmas: hold {len(levels)} level; a sampler needs two or more")
-    if levels[0] == 0 and levels[-1] > 0:
-        raise InputError(
-            "sigmas: rise from 0, where no model is defined (the slope is 0/0); use SSI Sigmas, or cut the 0 off"
-        )
-    return levels

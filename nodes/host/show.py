@@ -22,10 +22,14 @@ def on_node(text: str) -> None:
     # Not imported: it drags the whole web server into scripts that use core as a library.
     running = get_executing_context()
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if running is not None and server is not None:
+    if running is None or server is None:
+        return
+    try:
         # The editor breaks lines wherever they are full, in the middle of words.
         lines = (wrap(line, NODE_COLUMNS, break_long_words=False) or [""] for line in text.splitlines())
-        server.send_progress_text("\n".join(chain.from_iterable(lines)), running.node_id)
+        server.send_progress_text("\n".join(chain.from_iterable(lines)), running.node_id, server.client_id)
+    except Exception:  # the server's own, not a public call: no inversion is to be lost for a caption
+        logging.warning("SSI: this ComfyUI does not show texts on nodes as it used to", exc_info=True)
 
 
 def tell(report: str, complaints: Sequence[str] = ()) -> str:

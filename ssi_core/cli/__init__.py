@@ -24,6 +24,7 @@ from .options import settings
 from .pictures import invert_command, reconstruct_command
 from .show import demo_command, inspect_command
 from .terminal import console, errors
+from .theory import theory_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +41,7 @@ for name, command, example in (
     ("inspect", inspect_command, "ssi inspect out/photo.ssi.safetensors --image photo.jpg"),
     ("demo", demo_command, "ssi demo --out out/demo"),
     ("evaluate", evaluate_command, "ssi evaluate table2 --model demo --out out/table2"),
+    ("theory", theory_command, "ssi theory all --out out/theory"),
     ("models", models_command, "ssi models ~/ComfyUI/models"),
     ("describe", describe_command, "ssi describe lsun_bedroom.pt"),
     ("convert", convert_command, "ssi convert lsun_bedroom.pt lsun_bedroom.safetensors --dtype float16"),
@@ -58,7 +60,7 @@ def version_option(
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt, which Typer would turn into "Aborted" and exit code 1."""
+    """Ctrl-C, or a polite kill. Not KeyboardInterrupt, which Typer would turn into "Aborted" and exit code 1."""
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -67,7 +69,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; turns what users can mend into one line on stderr, and never a traceback."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # `timeout`, cron and batch systems send the second
+        signal.signal(stop, _interrupt)
     try:
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:

@@ -5,7 +5,6 @@ Beside the exact ones in the plane stands a small network trained on one of them
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..demo.scenes import draw_scenes
 from ..denoiser import EDM
+from ..manifold import circle_of_points, gaussian_line
 from .planar import trained_on
 
 SCENES = 1000
@@ -34,26 +34,9 @@ class Target:
     sigma_max: float = 80.0
 
 
-POINTS = 2 * torch.stack(
-    [torch.tensor([math.cos(a), math.sin(a)], dtype=torch.float64) for a in (torch.arange(8) * math.pi / 4).tolist()]
-)
+_POINTS, _AXIS = circle_of_points(8), gaussian_line()
+POINTS = _POINTS.means
 """Eight points on a circle of radius 2, [8, 2]."""
-
-
-def _eight_points(x: Tensor, sigma: Tensor) -> Tensor:
-    points = POINTS.to(x)
-    # Relative to the largest exponent, so that a small sigma neither over- nor underflows.
-    share = torch.softmax(-(x[:, None] - points).square().sum(2) / (2 * sigma[:, None] ** 2), dim=1)
-    return share @ points
-
-
-def _gaussian_axis(x: Tensor, sigma: Tensor) -> Tensor:
-    first = x[:, 0] / (1 + sigma**2)
-    return torch.stack([first, torch.zeros_like(first)], dim=1)
-
-
-def _to_points(x: Tensor) -> Tensor:
-    return (x[:, None] - POINTS.to(x)).norm(dim=2).amin(1)
 
 
 @lru_cache(maxsize=1)
@@ -66,9 +49,9 @@ def _eight_points_learnt(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 TARGETS: dict[str, Target] = {
-    "eight-points": Target("eight points on a circle of radius 2", _eight_points, _to_points),
-    "eight-points-network": Target("the same, by a small trained network", _eight_points_learnt, _to_points),
-    "gaussian-axis": Target("a Gaussian on the x axis", _gaussian_axis, lambda x: x[:, 1].abs()),
+    "eight-points": Target("eight points on a circle of radius 2", _POINTS.denoise, _POINTS.distance),
+    "eight-points-network": Target("the same, by a small trained network", _eight_points_learnt, _POINTS.distance),
+    "gaussian-axis": Target("a Gaussian on the x axis", _AXIS.denoise, _AXIS.distance),
 }
 
 

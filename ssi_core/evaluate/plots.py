@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..artifact import replacing
 from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, load_image, to_pixels
+from ..report.figures import COLOURS
 from .distances import THEMSELVES, measured
 from .plan import Arm
 from .presets import Preset
@@ -25,16 +24,8 @@ from .run import Results
 from .tables import floors, mean, ratios, values
 from .trajectories import CHUNK, sampled
 
-COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#4a5568")
 MARKERS = "os^Dv*P"
 _SHOWN = ("chan", "hori", "vert", "ks", "std", "edge")
-
-
-def save_plot(figure: Figure, path: Path) -> None:
-    """Write a figure as .png or .svg, the same bytes every time."""
-    with rc_context({"svg.hashsalt": "ssi"}), replacing(path) as beside:
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(beside, dpi=110, format=path.suffix[1:], metadata=metadata)
 
 
 def noise(results: Results, preset: Preset) -> Figure:

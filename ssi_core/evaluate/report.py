@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ..artifact import write_text
 from ..errors import InputError
+from ..report.page import inlined, render
+from ..report.tables import Table, as_csv, markdown
 from ..version import __version__
 from .presets import PRESETS, find_preset
 from .run import RUN, Results
 from .store import reason
-from .tables import Table, about, markdown, tables
+from .tables import about, tables
 
 PAGE = "report.html"
 
@@ -31,7 +28,8 @@ def write_report(results: Results) -> list[Table]:
     Raises:
         InputError: a file cannot be written.
     """
-    from .plots import PLOTS, save_plot  # matplotlib takes a second to import
+    from ..report.figures import save_plot  # matplotlib takes a second to import
+    from .plots import PLOTS
 
     preset, folder = find_preset(results.plan.preset), results.folder
     captions = {name: (PLOTS[name].__doc__ or "").split("\n")[0] for name in preset.plots}
@@ -44,7 +42,7 @@ def write_report(results: Results) -> list[Table]:
             for suffix in (".png", ".svg"):
                 save_plot(figure, plots / f"{name}{suffix}")
         write_text(folder / "summary.md", "\n".join(markdown(table) for table in made))
-        write_text(folder / "summary.csv", _csv(made))
+        write_text(folder / "summary.csv", as_csv(made))
         write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots], captions))
     except OSError as error:
         raise InputError(
@@ -63,27 +61,14 @@ def page(results: Results, made: list[Table], plots: list[Path], captions: Mappi
         captions: what each shows, by the file's stem.
     """
     preset = PRESETS[results.plan.preset]
-    shown = [(path.stem, captions[path.stem], base64.b64encode(path.read_bytes()).decode()) for path in plots]
     names = [name for name in preset.columns if about(name) != name]
     runs = results.folder / RUN
-    environment = Environment(
-        loader=PackageLoader("ssi_core.evaluate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.jinja").render(
-        preset=preset, plan=results.plan, tables=made, plots=shown, version=__version__,
+    return render(
+        "ssi_core.evaluate", "report.html.jinja",
+        preset=preset, plan=results.plan, tables=made, plots=inlined(plots, captions), version=__version__,
         used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.reference],
         skipped=[p for p in results.pictures if p.skipped],
         failed=results.failed, notes=results.notes, legend=[(name, about(name)) for name in names],
         facts=json.dumps(results.plan.facts(), indent=1),
         runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],
     )  # fmt: skip
-
-
-def _csv(made: list[Table]) -> str:
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    for table in made:
-        writer.writerow(["table", *table.columns])
-        writer.writerows([table.title, *row] for row in table.rows)
-    return written.getvalue()

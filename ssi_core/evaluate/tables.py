@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from ..gaussianity import FIGURES, gaussianity
+from ..report.tables import Table
 from .distances import DISTANCES, measured
 from .metrics import METRICS
 from .presets import GAUSSIAN, Preset
@@ -39,16 +39,6 @@ WEAK = (
     "The paper has 500 pictures a set and 5,000 to compare with. Such distances are biased by a set's size: compare "
     "equal n only, and with few pictures claim nothing from them."
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people: cells are words."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[str]
 
 
 def values(rows: Sequence[Row], name: str) -> list[float]:
@@ -191,12 +181,3 @@ def _samples(results: Results, preset: Preset) -> Table:
     )
     rows.append(["the data: Gaussian on x axis", "", "0", "0", "1.000", "0.000", "", ""])
     return Table(preset.title, ["distribution", "samples", *preset.columns], rows, [])
-
-
-def markdown(table: Table) -> str:
-    """As a Markdown table with its notes."""
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-        for row in [table.columns, ["---"] * len(table.columns), *table.rows]
-    ]
-    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {note}" for note in table.notes), ""])

@@ -61,7 +61,9 @@ def _fault(workflow: Workflow, node: str, error: Mapping[str, Any]) -> str:
         return f"{where}: {value} is above its largest value, {options['max']}"
     if kind == "value_not_in_list":
         source = one_line(workflow.source(node, value))
-        return f"{where}: {value!r} is not one of its choices ({details}){f'; {source}' if source else ''}"
+        if source:
+            return f"{where}: the server has no {value!r}; {source}"
+        return f"{where}: {value!r} is not one of its choices ({details})"
     if kind == "custom_validation_failed":
         # The server writes "input - what the node said".
         return f"{where}: {details.removeprefix(f'{name} - ')}"

@@ -124,7 +124,7 @@ def bad():
             wired({"Invert__sigmas": ["x", 0]}, x=levels(80, 5, 9, 0.5, 0)), JobError, "'Invert' failed: sigmas"),
         "sigmas that rise from 0": (
             wired({"Sample__sigmas": ["x", 0], "Sample__latent_image": latent}, x=levels(0, 0.5, 5, 80)),
-            JobError, "'Sample' failed: sigmas: rise from 0"),
+            JobError, "'Sample' failed: sigmas: solver 'dpmpp-2m' cannot start at 0"),
         "sigmas that repeat, on core's own node": (
             wired({"Sample__sigmas": ["x", 0]}, x=levels(80, 5, 5, 0)), JobError, "'Sample' failed: sigmas"),
         "a noise of another size": (

@@ -55,7 +55,9 @@ def run(node_id: str, **inputs: object) -> tuple:
         choices = options[1].get("options") if len(options) > 1 else None
         if name not in given and choices and options[0] == "COMBO":
             given[name] = choices[0]
-    answer = getattr(node, node.FUNCTION)(**{**given, **inputs}) if not _is_v3(node) else node.execute(**given | inputs)
+    answer = (
+        getattr(node(), node.FUNCTION)(**{**given, **inputs}) if not _is_v3(node) else node.execute(**given | inputs)
+    )
     if isinstance(answer, tuple):
         return answer
     return tuple(answer.result or ()) if hasattr(answer, "result") else tuple(answer["result"])

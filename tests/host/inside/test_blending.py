@@ -7,6 +7,8 @@ from conftest import run
 from models import S, conditioning
 from test_inversion import back, first_state, invert, model_of, picture
 
+import nodes
+
 
 @pytest.fixture(scope="module")
 def two():
@@ -154,10 +156,44 @@ def test_prompts_blend_by_the_same_weights():
     assert torch.allclose(mixed[0][0].flatten(1).mean(1), torch.tensor([0.2, 0.4, 0.6]))
     assert torch.allclose(mixed[0][1]["pooled_output"][:, 0], torch.tensor([1.0, 2.0, 3.0]))
     assert mixed[0][1]["strength"] == 2 and one[0][0].shape == (1, 4, 8)
-    (longer,) = run("SSIConditioningBlend", conditioning_1=one, conditioning_2=conditioning(0.6, tokens=6), frames=3)
+    other = conditioning(0.6, tokens=6)
+    other[0][1] |= {"pooled_output": torch.full((1, 5), 3.0)}
+    (longer,) = run("SSIConditioningBlend", conditioning_1=one, conditioning_2=other, frames=3)
     assert longer[0][0].shape == (3, 6, 8)
     with pytest.raises(ValueError, match="prompts combined"):
         run("SSIConditioningBlend", conditioning_1=one, conditioning_2=one + two)
+
+
+def test_what_of_a_prompt_cannot_be_blended_is_said(caplog):
+    one, two = conditioning(0.2), conditioning(0.6)
+    two[0][1] |= {"pooled_output": torch.ones(1, 5)}
+    with pytest.raises(ValueError, match="only 2 has pooled_output"):
+        run("SSIConditioningBlend", conditioning_1=one, conditioning_2=two)
+    with pytest.raises(ValueError, match="only 1 has pooled_output"):
+        run("SSIConditioningBlend", conditioning_1=two, conditioning_2=one)
+    one, two = conditioning(0.2), conditioning(0.6)
+    one[0][1] |= {"guidance": 3.5}
+    two[0][1] |= {"guidance": 9.0}
+    with pytest.raises(ValueError, match=r"guidance is 3\.5 in 1 and 9 in 2"):
+        run("SSIConditioningBlend", conditioning_1=one, conditioning_2=two)
+    one[0][1] |= {"area": (1, 2, 3, 4)}
+    two[0][1] |= {"guidance": 3.5, "control": object()}
+    run("SSIConditioningBlend", conditioning_1=two, conditioning_2=two)
+    assert "left out" not in caplog.text
+    (mixed,) = run("SSIConditioningBlend", conditioning_1=one, conditioning_2=two)
+    assert "control of conditioning_2 is left out" in caplog.text
+    assert "control" not in mixed[0][1] and mixed[0][1]["area"] == (1, 2, 3, 4)
+
+
+def test_wrong_weights_are_said_before_anything_runs():
+    for node in ("SSINoiseBlend", "SSIConditioningBlend"):
+        check = nodes.NODE_CLASS_MAPPINGS[node].validate_inputs
+        assert check() is check(weights="0.3", frames=0) is check(weights="half", frames=12) is True
+        assert check(weights="0, 0.5, 1", frames=0) is True
+        assert "is no number" in check(weights="half", frames=0)
+        assert "are empty" in check(weights=" ", frames=0)
+        assert check(frames=1) == "frames 1: 0 (use weights), or 2 to 4096" and "frames 5000" in check(frames=5000)
+    assert nodes.NODE_CLASS_MAPPINGS["SSINoiseBlend"].validate_inputs(weights="0.2, 0.3, 0.5", frames=0) is True
 
 
 def test_every_frame_is_sampled_with_its_own_prompt():

@@ -1,0 +1,66 @@
+"""Points and pictures: how data whose samples are rows [B, d] meets an engine whose samples are [B, C, ...].
+
+A batch of clouds [B, d, N] holds N independent points each, coordinates as channels: what `gaussianity` then calls a
+noise are the N d numbers of one cloud. A picture [B, C, H, W] is one point of C H W numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..process import VE, Process
+from .distributions import Distribution
+
+
+def clouds(points: Tensor, count: int) -> Tensor:
+    """Rows [count * N, d] as `count` clouds [count, d, N].
+
+    Raises:
+        InputError: the rows do not divide into so many clouds.
+    """
+    if points.ndim != 2 or count < 1 or len(points) % count:
+        raise InputError(f"points: {len(points)} do not make {count} clouds of the same size")
+    return points.reshape(count, -1, points.shape[1]).transpose(1, 2)
+
+
+def rows(cloud: Tensor) -> Tensor:
+    """Clouds [B, d, N] as rows [B * N, d]."""
+    return cloud.transpose(1, 2).flatten(0, 1)
+
+
+def by_rows(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, dimension: int) -> Tensor:
+    """D of rows applied to rows [B, d], clouds [B, d, N] or pictures [B, C, ...] with d = C times the rest.
+
+    Raises:
+        InputError: none of these fits.
+    """
+    if x.ndim == 2 and x.shape[1] == dimension:
+        return denoise(x, sigma)
+    if x.ndim == 3 and x.shape[1] == dimension:
+        found = denoise(rows(x), sigma.repeat_interleave(x.shape[2]))
+        return clouds(found, len(x))
+    if x.ndim > 3 and x[0].numel() == dimension:
+        return denoise(x.flatten(1), sigma).reshape(x.shape)
+    raise InputError(f"state of shape {tuple(x.shape)}: rows [B, {dimension}] or clouds [B, {dimension}, N] are wanted")
+
+
+@dataclass
+class Exact:
+    """The exact denoiser of a distribution, for `invert`, `reconstruct`, `singularity_curve` and every solver."""
+
+    is_flow: ClassVar[bool] = False
+    distribution: Distribution
+    process: Process = VE()
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        known = self.distribution
+
+        def double(points: Tensor, level: Tensor) -> Tensor:
+            return known.denoise(points.double(), level.double()).to(points.dtype)
+
+        return by_rows(double, x, sigma, known.dimension)

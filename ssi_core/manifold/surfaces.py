@@ -1,0 +1,172 @@
+"""Manifolds that are known as such: nearest point, distance, and the projections onto tangent and normal space.
+
+Points are rows [B, n] of the ambient space. P(x) and its complement are taken at the nearest point of x, which extends
+them from the manifold to its surroundings (Liu, Zhang, Li 2025 leave the extension open) and keeps them projections.
+
+A new manifold is one new class here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+ON = 1e-6
+"""Distance up to which a point counts as on the manifold, relative to the size of the points."""
+
+
+class Surface(ABC):
+    """A manifold of dimension `dimension` in R^`ambient`."""
+
+    ambient: int
+    dimension: int
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of each row of x [B, n]."""
+
+    @abstractmethod
+    def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
+        """The part of v [B, n] that is normal to the manifold at its points y [B, n]: N(y) N(y)^T v."""
+
+    def normal(self, x: Tensor, v: Tensor) -> Tensor:
+        """The normal part of v at the nearest points of x."""
+        return self.normal_at(self.project(x), v)
+
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """P(x) v: the tangential part of v at the nearest points of x [B, n]."""
+        return v - self.normal(x, v)
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Of each row of x [B, n] to the manifold, [B]."""
+        return (x - self.project(x)).norm(dim=1)
+
+    def require(self, x: Tensor, what: str = "points") -> None:
+        """Refuse points that are not on the manifold.
+
+        Raises:
+            InputError: with the largest distance and the row that has it.
+        """
+        if x.ndim != 2 or x.shape[1] != self.ambient:
+            raise InputError(f"{what}: shape {tuple(x.shape)}; rows of {self.ambient} numbers are wanted")
+        away = self.distance(x)
+        worst = int(away.argmax())
+        size = max(1.0, float(x.norm(dim=1).max()))
+        allowed = max(ON, 30 * torch.finfo(x.dtype).eps) * size
+        if not float(away[worst]) <= allowed:
+            raise InputError(
+                f"{what}: not on the manifold {self}; row {worst} lies {float(away[worst]):.3g} away (allowed "
+                f"{allowed:.1g}). Project them first (`project`), or name the manifold that they are on"
+            )
+
+
+@dataclass(frozen=True)
+class Plane(Surface):
+    """The coordinate subspace of the first `dimension` axes of R^`ambient`; dimension 1 is the x axis."""
+
+    ambient: int
+    dimension: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dimension < self.ambient:
+            raise InputError(f"plane: dimension {self.dimension} in R^{self.ambient}; needs 0 < dimension < ambient")
+
+    def project(self, x: Tensor) -> Tensor:
+        return x - self.normal_at(x, x)
+
+    def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(v[:, : self.dimension]), v[:, self.dimension :]], dim=1)
+
+
+@dataclass(frozen=True)
+class Sphere(Surface):
+    """The unit sphere of R^`ambient`."""
+
+    ambient: int = 3
+
+    def __post_init__(self) -> None:
+        if self.ambient < 2:
+            raise InputError(f"sphere in R^{self.ambient}: needs 2 dimensions or more")
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        return self.ambient - 1
+
+    def project(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=1, keepdim=True).clamp_min(1e-300)
+
+    def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
+        return (v * y).sum(1, keepdim=True) * y
+
+
+@dataclass(frozen=True)
+class Rotations(Surface):
+    """SO(n) in R^(n^2), matrices flattened by rows; its normal space at S is {S A, A symmetric}."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise InputError(f"SO({self.n}): needs n of 2 or more")
+
+    @property
+    def ambient(self) -> int:  # type: ignore[override]
+        return self.n**2
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        return self.n * (self.n - 1) // 2
+
+    def matrices(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.n, self.n)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The polar factor, the smallest singular direction turned where the determinant is negative (Kabsch 1976)."""
+        u, _, vt = torch.linalg.svd(self.matrices(x))
+        turned = torch.linalg.det(u @ vt).sign()
+        u = torch.cat([u[..., :-1], u[..., -1:] * turned[:, None, None]], dim=-1)
+        return (u @ vt).flatten(1)
+
+    def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
+        s, m = self.matrices(y), self.matrices(v)
+        inner = s.mT @ m
+        return (s @ (inner + inner.mT) / 2).flatten(1)
+
+    def nearly(self, x: Tensor, rounds: int = 4) -> Tensor:
+        """The nearest rotation of points close to SO(n), by Newton-Schulz rounds in place of a decomposition.
+
+        Converges where all singular values lie in (0, sqrt 3); they are first divided by a bound on the largest.
+        """
+        s = self.matrices(x)
+        # The largest row sum bounds the spectral norm; scaling by it makes every singular value at most 1.
+        bound = (s.mT @ s).abs().sum(-1).amax(-1).sqrt()[:, None, None]
+        s = s / bound.clamp_min(1.0)
+        for _ in range(rounds):
+            s = 1.5 * s - 0.5 * s @ (s.mT @ s)
+        return s.flatten(1)
+
+    def __str__(self) -> str:
+        return f"SO({self.n})"
+
+
+def uniform_on(surface: Surface, count: int, generator: torch.Generator) -> Tensor:
+    """Uniform points of a compact manifold [count, n], float64: where annealing begins.
+
+    Raises:
+        InputError: the manifold is a plane, which has no uniform distribution.
+    """
+    if isinstance(surface, Plane):
+        raise InputError("plane: has no uniform distribution; begin annealing from points of your own")
+    x = torch.randn(count, surface.ambient, generator=generator, dtype=torch.float64)
+    if isinstance(surface, Rotations):
+        # Haar: the orthogonal factor of a Gaussian matrix, its signs fixed (Mezzadri 2007).
+        q, r = torch.linalg.qr(surface.matrices(x))
+        q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
+        q = torch.cat([q[..., :-1], q[..., -1:] * torch.linalg.det(q)[:, None, None].sign()], dim=-1)
+        return q.flatten(1)
+    return surface.project(x)

@@ -1,0 +1,114 @@
+"""What an experiment is: a function from a `Lab` to an `Outcome`, registered under a name.
+
+A new experiment is one function decorated with `@experiment`, in a module that `ssi_core.theory.catalogue` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import InputError
+from ..report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Task = Callable[[str, int, int], Any]
+"""(part, done, of): told how far an experiment is."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One requirement and what was measured."""
+
+    what: str
+    required: str
+    measured: str
+    met: bool | None
+    """None where nothing is required: reported only."""
+
+
+@dataclass
+class Outcome:
+    """What an experiment gives."""
+
+    findings: list[Finding]
+    tables: list[Table]
+    figures: dict[str, Figure]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Lab:
+    """What an experiment is run with."""
+
+    seed: int = 0
+    scale: float = 1.0
+    """How much is trained and sampled, as a multiple of what the requirement was measured with."""
+    task: Task | None = None
+    mnist: Path | None = None
+    """Folder with MNIST's files, for `digits`."""
+
+    def count(self, full: int, least: int = 1) -> int:
+        """`full` of something, scaled."""
+        return max(least, round(full * self.scale))
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds a mean is over: three, or one where a run is only to be tried out."""
+        return 3 if self.scale >= 0.1 else 1
+
+    def generator(self, offset: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + offset)
+
+    def tell(self, part: str, done: int, of: int) -> None:
+        if self.task is not None:
+            self.task(part, done, of)
+
+    def watch(self, part: str) -> Callable[[int, int, object], None]:
+        """A watcher for `train` and the samplers that shows them as `part`."""
+        return lambda done, of, _: self.tell(part, done, of)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A registered experiment."""
+
+    name: str
+    title: str
+    source: str
+    """Where it stands in the papers."""
+    shows: str
+    """What to look for."""
+    run: Callable[[Lab], Outcome]
+
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def experiment(
+    name: str, title: str, source: str, shows: str
+) -> Callable[[Callable[[Lab], Outcome]], Callable[[Lab], Outcome]]:
+    """Register an experiment."""
+
+    def add(run: Callable[[Lab], Outcome]) -> Callable[[Lab], Outcome]:
+        EXPERIMENTS[name] = Experiment(name, title, source, shows, run)
+        return run
+
+    return add
+
+
+def find_experiment(name: str) -> Experiment:
+    """The named experiment.
+
+    Raises:
+        InputError: there is none; the message lists the known ones.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(f"experiment {name!r}: unknown; known are all, {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]

@@ -1,0 +1,258 @@
+"""Exact distributions: D against Bayes by brute force and finite differences, samples against what they should be."""
+
+import math
+
+import pytest
+import torch
+from exact import normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssi_core import InputError
+from ssi_core.manifold import (
+    DISTRIBUTIONS,
+    Curve,
+    Mixture,
+    Plane,
+    RotationModes,
+    Rotations,
+    RotationTori,
+    Sphere,
+    SphereModes,
+    Spiral,
+    circle_of_points,
+    distribution,
+    hyperplane,
+    random_points,
+    uniform_on,
+)
+from ssi_core.manifold.distributions import von_mises
+
+SIGMAS = (0.05, 0.3, 2.0)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noised(known, count, sigma, seed=1):
+    x0 = known.sample(count, generator(seed))
+    return x0, x0 + sigma * normal(count, known.dimension, seed=seed + 1), x0.new_full((count,), sigma)
+
+
+def bayes(x, sigma, points, density):
+    """E[x0 | x] over a fine set of points with weights, by summing Bayes' formula as it stands."""
+    exponent = density.log() - (x[:, None] - points).square().sum(2) / (2 * sigma[:, None] ** 2)
+    share = (exponent - exponent.amax(1, keepdim=True)).exp()
+    return (share @ points) / share.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_spiral_against_bayes(sigma):
+    known = Spiral()
+    u = torch.linspace(1, 13, 60_001, dtype=torch.float64)
+    points = torch.stack([u * u.cos(), u * u.sin()], dim=1)
+    x0, x, level = noised(known, 40, sigma)
+    density = torch.full((len(u),), 1.0, dtype=torch.float64)
+    density[[0, -1]] = 0.5  # trapezium
+    assert (known.denoise(x, level) - bayes(x, level, points, density)).abs().max() < 1e-4
+    assert known.distance(x0).max() < 1e-4
+
+
+def test_spiral_at_sigmas_that_no_quadrature_resolves():
+    known = Spiral()
+    x0, x, level = noised(known, 50, 1e-5)
+    D = known.denoise(x, level)
+    assert known.distance(D).max() < 1e-8 + 1e-6  # on the chain itself
+    assert (D - x0).norm(dim=1).mean() < 1e-4
+    far = torch.tensor([[40.0, -3.0], [0.0, 0.0]], dtype=torch.float64)  # beyond the end; equally far from a whole arc
+    assert known.denoise(far, torch.full((2,), 1e-3).double()).isfinite().all()
+    # The farthest end of the chain is what a point beyond it is nearest to.
+    beyond = torch.tensor([[13 * math.cos(13.0), 13 * math.sin(13.0)]], dtype=torch.float64) * 3
+    assert (known.denoise(beyond, torch.tensor([0.01]).double()) - beyond / 3).norm() < 0.5
+
+
+def grid_on_sphere(count):
+    """Midpoints in height and angle: equal areas (Archimedes)."""
+    z = (torch.arange(count, dtype=torch.float64) + 0.5) / count * 2 - 1
+    angle = (torch.arange(2 * count, dtype=torch.float64) + 0.5) / (2 * count) * 2 * math.pi
+    z, angle = torch.meshgrid(z, angle, indexing="ij")
+    r = (1 - z**2).sqrt()
+    return torch.stack([r * angle.cos(), r * angle.sin(), z], dim=2).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("sigma", (0.2, 1.0))
+@pytest.mark.parametrize("kappa", (0.0, 5.0))
+def test_sphere_against_bayes(sigma, kappa):
+    means = torch.nn.functional.normalize(normal(3, 3, seed=4), dim=1)
+    known = SphereModes(means, kappa, [0.2, 0.5, 0.3])
+    points = grid_on_sphere(150)
+    density = (torch.tensor([0.2, 0.5, 0.3]).double() * (kappa * points @ means.T).exp()).sum(1)
+    _, x, level = noised(known, 30, sigma)
+    assert (known.denoise(x, level) - bayes(x, level, points, density)).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("n", (2, 3))
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_rotations_against_bayes(n, sigma):
+    known = RotationTori(n, modes=3, kappa=4.0, seed=2)
+    angle = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000 * 2 * math.pi - math.pi
+    turned = known._assembled(angle.cos()[:, None], angle.sin()[:, None])
+    points = torch.cat([(q @ turned @ p).flatten(1) for q, p in zip(known.left, known.right, strict=True)])
+    density = (4.0 * angle.cos()).exp().repeat(3)
+    _, x, level = noised(known, 30, sigma)
+    assert (known.denoise(x, level) - bayes(x, level, points, density)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_mixture_against_bayes(sigma):
+    known = Mixture(normal(3, 2, seed=3), [0.25, 0.0], [0.5, 0.2, 0.3])
+    along = torch.linspace(-6, 6, 6001, dtype=torch.float64) * 0.5
+    points = torch.cat([m + torch.stack([along, 0 * along], dim=1) for m in known.means])
+    density = (torch.tensor([0.5, 0.2, 0.3]).double()[:, None] * (-(along**2) / 0.5).exp()).flatten()
+    _, x, level = noised(known, 40, sigma)
+    assert (known.denoise(x, level) - bayes(x, level, points, density)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_score_is_the_gradient_of_what_is_sampled(name):
+    """Tweedie's identity says E[(x0 - D(x)) . D(x)] = 0 and E[(x - x0) . D(x)] = sigma^2 E div D."""
+    known = distribution(name)
+    for sigma in (0.1, 1.0):
+        x0, x, level = noised(known, 2000, sigma)
+        D = known.denoise(x, level)
+        gap = ((x0 - D) * D).sum(1)
+        assert abs(float(gap.mean())) < 4.5 * float(gap.std()) / math.sqrt(2000) + 1e-12
+        assert known.score(x, level).equal((D - x) / sigma**2)
+
+
+@pytest.mark.parametrize("name", ["eight-points", "spiral", "sphere", "hyperplane"])
+def test_jacobian_of_d_is_symmetric_as_of_a_gradient(name):
+    known, h = distribution(name), 1e-5
+    _, x, level = noised(known, 20, 0.5)
+    columns = []
+    for i in range(known.dimension):
+        step = torch.zeros_like(x)
+        step[:, i] = h
+        columns.append((known.denoise(x + step, level) - known.denoise(x - step, level)) / (2 * h))
+    jacobian = torch.stack(columns, dim=2)
+    # sigma^2 times the Hessian of ln p plus 1: symmetric, and a covariance over sigma^2, so positive.
+    assert (jacobian - jacobian.mT).abs().max() < 1e-4 * (1 + jacobian.abs().max())
+    assert torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2).min() > -1e-4
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(DISTRIBUTIONS)), log_sigma=st.floats(-12, 8), seed=st.integers(0, 1000),
+    scale=st.floats(0, 50),
+)  # fmt: skip
+def test_d_is_finite_and_in_the_convex_hull(name, log_sigma, seed, scale):
+    known = distribution(name)
+    x = known.sample(8, generator(seed)) + scale * normal(8, known.dimension, seed=seed)
+    D = known.denoise(x, x.new_full((8,), math.exp(log_sigma)))
+    assert D.isfinite().all()
+    if name != "line" and name != "hyperplane":  # whose data is unbounded
+        reach = known.sample(2000, generator(1)).norm(dim=1).max()
+        assert D.norm(dim=1).max() <= reach * (1 + 1e-6) + 0.05
+
+
+def test_samples_lie_where_they_should():
+    for name in DISTRIBUTIONS:
+        known = distribution(name)
+        x = known.sample(3000, generator(3))
+        assert x.shape == (3000, known.dimension) and x.dtype == torch.float64
+        assert known.distance(x).max() < 1e-4
+    modes = RotationModes(6, 3, 0.1)
+    assert Rotations(6).distance(modes.sample(100, generator())).max() < 1e-10
+    with pytest.raises(InputError, match="no exact denoiser"):
+        modes.denoise(torch.zeros(1, 36), torch.ones(1))
+
+
+@pytest.mark.parametrize("kappa", (0.0, 0.5, 8.0))
+def test_von_mises_moments(kappa):
+    angle = von_mises(kappa, (40_000,), generator(1))
+    k = torch.tensor(kappa, dtype=torch.float64)
+    wanted = torch.special.i1e(k) / torch.special.i0e(k)
+    assert abs(float(angle.cos().mean() - wanted)) < 0.015 and abs(float(angle.sin().mean())) < 0.015
+
+
+def test_uniform_rotations_are_haar():
+    x = uniform_on(Rotations(4), 20_000, generator()).reshape(-1, 4, 4)
+    assert torch.linalg.det(x).sub(1).abs().max() < 1e-9
+    assert x.mean(0).abs().max() < 0.02
+    # E |tr S|^2 = 1 under Haar measure on SO(n), n > 2.
+    assert abs(float(x.diagonal(dim1=1, dim2=2).sum(1).square().mean()) - 1) < 0.06
+
+
+SURFACES = [Plane(3, 2), Plane(5, 1), Sphere(3), Sphere(6), Rotations(3), Rotations(10)]
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=str)
+def test_projections_are_idempotent_and_orthogonal(surface):
+    x, v = normal(20, surface.ambient, seed=1), normal(20, surface.ambient, seed=2)
+    y = surface.project(x)
+    assert (surface.project(y) - y).abs().max() < 1e-9
+    tangent, across = surface.tangent(x, v), surface.normal(x, v)
+    assert (surface.tangent(x, tangent) - tangent).abs().max() < 1e-9
+    assert (surface.normal(x, across) - across).abs().max() < 1e-9
+    assert (tangent * across).sum(1).abs().max() < 1e-9
+    assert (tangent + across - v).abs().max() < 1e-12
+    # x - project(x) is normal, and the normal space has the codimension.
+    gap = x - y
+    assert (surface.normal_at(y, gap) - gap).abs().max() < 1e-8
+    basis = torch.eye(surface.ambient, dtype=torch.float64)
+    rank = torch.linalg.matrix_rank(surface.normal_at(y[:1].expand(surface.ambient, -1), basis), tol=1e-8)
+    assert int(rank) == surface.ambient - surface.dimension
+
+
+def test_tangent_of_rotations_is_where_curves_go():
+    surface = Rotations(5)
+    y = uniform_on(surface, 6, generator())
+    a = normal(6, 5, 5, seed=3)
+    moved = (y.reshape(-1, 5, 5) @ torch.matrix_exp(1e-6 * (a - a.mT))).flatten(1)
+    speed = (moved - y) / 1e-6
+    assert surface.normal_at(y, speed).abs().max() < 1e-4 and speed.norm() > 1
+
+
+def test_newton_schulz_finds_the_nearest_rotation():
+    surface = Rotations(10)
+    near = uniform_on(surface, 20, generator()) + 0.08 * normal(20, 100, seed=5)
+    assert (surface.nearly(near, rounds=10) - surface.project(near)).abs().max() < 1e-6
+
+
+def refused():
+    yield "modes: 8", lambda: hyperplane(8)
+    yield "spread -1", lambda: hyperplane(9, -1)
+    yield "points: 0", lambda: circle_of_points(0)
+    yield "points: -2", lambda: random_points(-2, 0)
+    yield "SO\\(1\\)", lambda: RotationTori(1)
+    yield "modes: 0", lambda: RotationTori(4, modes=0)
+    yield "modes: 0", lambda: RotationModes(4, modes=0)
+    yield "spread", lambda: RotationModes(4, spread=0)
+    yield "kappa", lambda: SphereModes(torch.eye(3), -1)
+    yield "variance", lambda: Mixture(torch.zeros(1, 2), [1.0])
+    yield "variance", lambda: Mixture(torch.zeros(1, 2), [1.0, math.nan])
+    yield "weights", lambda: Mixture(torch.zeros(2, 2), weights=[1.0, -1.0])
+    yield "means of shape", lambda: Mixture(torch.zeros(3))
+    yield "plane: dimension 3 in R\\^3", lambda: Plane(3, 3)
+    yield "sphere in R\\^1", lambda: Sphere(1)
+    yield "no uniform", lambda: uniform_on(Plane(3, 2), 5, generator())
+    yield "unknown; known are five-points", lambda: distribution("torus")
+    yield "range 1..1 is empty", lambda: Curve(lambda u: u, 1, 1)
+    yield "stands still", lambda: Curve(lambda u: torch.ones(len(u), 2, dtype=torch.float64), 0, 1)
+    yield "gave shape", lambda: Curve(lambda u: u, 0, 1)
+
+
+@pytest.mark.parametrize(("message", "make"), list(refused()))
+def test_what_makes_no_sense_is_refused(message, make):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_points_off_the_manifold_are_told_with_their_distance():
+    x = uniform_on(Sphere(3), 5, generator())
+    x[3] *= 1.25
+    with pytest.raises(InputError, match=r"row 3 lies 0\.25 away"):
+        Sphere(3).require(x)
+    with pytest.raises(InputError, match="modes: not on the manifold"):
+        SphereModes(2 * torch.eye(3))

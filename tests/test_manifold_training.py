@@ -1,0 +1,465 @@
+"""Training targets, training and stochastic samplers, against cases whose answers are known in closed form."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from exact import normal, slope
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ssi_core import (
+    OU,
+    VE,
+    VP,
+    Cancelled,
+    DenoiserError,
+    Flow,
+    InputError,
+    exponential_sigmas,
+    gaussianity,
+    invert,
+    karras_sigmas,
+    process,
+    reconstruct,
+    singularity_curve,
+)
+from ssi_core.manifold import (
+    CEM_WEIGHTS,
+    OBJECTIVES,
+    SCHEDULES,
+    Conditional,
+    Eps,
+    Exact,
+    Iso,
+    Mixture,
+    Niso,
+    Plane,
+    Rotations,
+    Score,
+    Sphere,
+    SphereModes,
+    Tango,
+    Trained,
+    annealed_langevin,
+    clouds,
+    distribution,
+    frechet,
+    inverse_covariance,
+    log_uniform,
+    on_times,
+    reverse_sde,
+    rows,
+    sliced_wasserstein,
+    times,
+    train,
+    uniform_on,
+)
+
+PLANE = Plane(2, 1)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def objectives():
+    for rescaled in (False, True):
+        yield Score(OU(), rescaled)
+        yield Eps(OU(), rescaled)
+        for weighting in CEM_WEIGHTS:
+            yield Conditional(OU(), rescaled, weighting=weighting)
+        yield Iso(VE(), rescaled, data_std=0.7)
+        yield Niso(VE(), rescaled, surface=PLANE, extra=0.3)
+        yield Tango(VE(), rescaled, surface=PLANE, below=10.0)
+
+
+def label(kind):
+    return f"{kind.name}{'+res' if kind.rescaled else ''}-{getattr(kind, 'weighting', '')}"
+
+
+class Linear(nn.Module):
+    """x -> A x: for Gaussian data at one level, every objective's best answer is of that form."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+
+    def forward(self, state, clock):
+        return state @ self.matrix.T
+
+
+@pytest.mark.parametrize("kind", list(objectives()), ids=label)
+def test_minimiser_is_the_exact_answer(kind):
+    """Least squares over 100,000 draws at one level, for N(0, 1) on a line: D must be x/(1 + sigma^2) along it."""
+    sigma, count = 0.5, 100_000
+    x0 = distribution("line").sample(count, generator(1))
+    level = torch.full((count,), sigma, dtype=torch.float64)
+    noised = kind.corrupt(x0, level, generator(2))
+    network = Linear()
+    optimiser = torch.optim.LBFGS(network.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = kind.loss(network(kind.shown(noised.x, level), level), noised)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    model = Trained(network, kind, 2, 0.01, 10.0)
+    probe = torch.eye(2, dtype=torch.float64)
+    D = model(probe, torch.full((2,), sigma))
+    assert D[0].tolist() == pytest.approx([1 / (1 + sigma**2), 0.0], abs=0.017)
+    if kind.name == "tango":  # across the manifold it is not trained
+        return
+    thick = kind.extra**2 if kind.name == "niso" else 0.0
+    assert D[1].tolist() == pytest.approx([0.0, thick / (thick + sigma**2)], abs=0.017)
+
+
+def test_a_rescaled_score_is_the_eps_target():
+    x0, level = normal(50, 2), torch.linspace(0.1, 5, 50, dtype=torch.float64)
+    output = normal(50, 2, seed=9)
+    for score in (Score(OU(), True), Iso(VE(), True)):
+        noised = score.corrupt(x0, level, generator(3))
+        sign = -1 if score.name == "iso" else 1
+        assert float(score.loss(sign * output, noised)) == pytest.approx(float(Eps(OU()).loss(output, noised)))
+        ours = score.denoised(score.answer(sign * output, level), noised.x, level)
+        assert ours.allclose(Eps(OU()).denoised(output, noised.x, level))
+
+
+def test_cem_with_its_own_weight_is_ddpm_in_another_coordinate():
+    x0, level = normal(50, 2), torch.linspace(0.1, 5, 50, dtype=torch.float64)
+    cem, eps = Conditional(OU()), Eps(OU())
+    noised = eps.corrupt(x0, level, generator(3))
+    answer = normal(50, 2, seed=9)
+    assert float(eps.loss(answer, noised)) == pytest.approx(
+        float(cem.loss(eps.denoised(answer, noised.x, level), noised))
+    )
+
+
+@pytest.mark.parametrize("surface", [Plane(4, 2), Sphere(4), Rotations(3)], ids=str)
+def test_inverse_covariance_of_niso(surface):
+    y = uniform_on(surface, 1, generator()) if not isinstance(surface, Plane) else surface.project(normal(1, 4))
+    n, sigma, extra = surface.ambient, 0.3, 0.7
+    basis = torch.eye(n, dtype=torch.float64)
+    at = y.expand(n, -1)
+    projector = surface.normal_at(at, basis)  # rows N N^T e_i
+    covariance = sigma**2 * basis + extra**2 * projector
+    inverse = inverse_covariance(surface, at, basis, torch.full((n,), sigma, dtype=torch.float64), extra)
+    assert (covariance @ inverse - basis).abs().max() < 1e-10
+
+
+def test_noise_of_niso_has_that_covariance():
+    surface, count = Sphere(3), 100_000
+    y = torch.tensor([[0.6, 0.0, 0.8]], dtype=torch.float64).expand(count, -1)
+    kind = Niso(VE(), surface=surface, extra=0.5)
+    moved = kind.corrupt(y, torch.full((count,), 0.2, dtype=torch.float64), generator()).x - y
+    wanted = 0.04 * torch.eye(3).double() + 0.25 * torch.outer(y[0], y[0])
+    assert (torch.cov(moved.T) - wanted).abs().max() < 0.005
+
+
+def test_tango_counts_the_tangential_error_only_below_its_level():
+    kind = Tango(VE(), surface=PLANE, below=0.5)
+    x0 = distribution("line").sample(4, generator())
+    low, high = torch.full((4,), 0.1, dtype=torch.float64), torch.full((4,), 1.0, dtype=torch.float64)
+    for level, counts in ((low, False), (high, True)):
+        noised = kind.corrupt(x0, level, generator(1))
+        exact = kind.target(noised)
+        wrong = exact + torch.tensor([0.0, 3.0])
+        assert (float(kind.loss(wrong, noised)) > 0) == counts
+        assert float(kind.loss(exact + torch.tensor([1.0, 0.0]), noised)) > 0
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_ends_of_schedules(schedule, steps):
+    t = times(schedule, steps, last=10.0, first=1e-4)
+    assert len(t) == steps + 1 and float(t[0]) == 10.0 and float(t[-1]) == 0.0
+    assert bool((t.diff() < 0).all())
+    if schedule == "exponential" and steps > 1:
+        assert float(t[-2]) == pytest.approx(1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.integers(2, 300), last=st.floats(0.5, 100), first=st.floats(1e-8, 1e-2))
+def test_exponential_schedule_is_eq_41_with_the_gamma_that_meets_both_ends(steps, last, first):
+    t = times("exponential", steps, last=last, first=first)[:-1].flip(0)
+    gamma = 1 - (first / last) ** (1 / (steps - 1))
+    k = torch.arange(1, steps + 1, dtype=torch.float64)
+    assert t.allclose(first * (1 - gamma) ** (1 - k), rtol=1e-6)
+    assert ((t[1:] - t[:-1]) / t[1:]).allclose(torch.tensor(gamma).double(), rtol=1e-5, atol=1e-9)  # Eq. 40
+
+
+@pytest.mark.parametrize("first", [0.0, -1.0, 1e-310, 5e-324, 10.0, 20.0, math.nan])
+def test_times_that_overflow_are_refused(first):
+    with pytest.raises(InputError, match=r"t_1 = .*below T = 10"):
+        times("exponential", 50, first=first)
+
+
+def test_other_bad_schedules():
+    for message, call in (
+        ("unknown", lambda: times("cubic", 5)), ("steps", lambda: times("linear", 0)),
+        ("overflows", lambda: times("linear", 5, last=1000.0)),
+        ("last time", lambda: times("linear", 5, last=math.nan)),
+        ("different times", lambda: times("exponential", 1000, last=1.0, first=1 - 1e-15)),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_ou_is_a_process_like_the_others():
+    ou = OU()
+    t = torch.tensor([1e-8, 0.1, 10.0], dtype=torch.float64)
+    assert ou.time(ou.sigma(t)).allclose(t, rtol=1e-12)
+    assert process.process_from(ou.facts()) == ou
+    sigma = float(ou.sigma(0.3))
+    assert ou.scale(sigma) == pytest.approx(math.exp(-0.15))
+    assert ou.scale(sigma) * sigma == pytest.approx(math.sqrt(1 - math.exp(-0.3)))
+    # beta = 1: VP's with beta_min = beta_max = 1.
+    assert float(VP(1.0, 1.0).sigma(0.3)) == pytest.approx(sigma)
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("contracting", [False, True])
+def test_splitting_is_of_first_order(contracting):
+    """The variance of Gaussian data of deviation .6, which a linear recursion gives without sampling error."""
+
+    data = Mixture(torch.zeros(1, 1), [0.36])
+    errors, counts = [], [50, 100, 200, 400]
+    for steps in counts:
+        grid = times("quadratic", steps, last=8.0)
+        # x -> g x + noise: g from a run without noise in which only the deterministic part is looked at.
+        variance = 1.0
+        for a, b in zip(grid.tolist(), grid.tolist()[1:], strict=False):
+            x = torch.ones(1, 1, dtype=torch.float64)
+            sigma = float(OU().sigma(a))
+            s = OU().scale(sigma)
+            D = data.denoise(x / s, torch.full((1,), sigma, dtype=torch.float64))
+            score = (x - s * D) / (1 - math.exp(-a))
+            dt = a - b
+            kick = (x - dt * (score - x)) * math.exp(-dt / 2) if contracting else (x - dt * score) * math.exp(dt / 2)
+            variance = float(kick) ** 2 * variance + (1 - math.exp(-dt))
+        errors.append(abs(variance - 0.36))
+    assert slope(counts, errors) == pytest.approx(1.0, abs=0.15)
+    # And the sampler is that recursion.
+    g, grid = generator(5), times("quadratic", 100, last=8.0)
+    x = torch.randn(40_000, 1, generator=g, dtype=torch.float64)
+    x = reverse_sde(Exact(data), x, grid, OU(), generator=g, contracting=contracting)
+    wanted = 0.36 + (errors[1] if float(x.var()) > 0.36 else -errors[1])
+    assert float(x.var()) == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("process", [OU(), VE()], ids=["ou", "ve"])
+def test_reverse_sde_ends_on_the_data(process):
+    data, g = distribution("eight-points"), generator(1)
+    grid = times("exponential", 200) if process.name == "ou" else exponential_sigmas(200, sigma_min=1e-3, sigma_max=20)
+    x = torch.randn(4000, 2, generator=g, dtype=torch.float64)
+    x = reverse_sde(Exact(data), x * (1 if process.name == "ou" else 20), grid, process, generator=g)
+    assert float(data.distance(x).max()) < 0.06
+    share = torch.bincount(torch.cdist(x, data.means).argmin(1), minlength=8) / 4000
+    assert float((share - 0.125).abs().max()) < 0.03
+
+
+def test_probability_flow_by_our_solvers():
+    data = distribution("hyperplane")
+    x = reconstruct(Exact(data), clouds(normal(6000, 3, seed=2), 3), karras_sigmas(40), solver="dpmpp-2m")
+    points = rows(x)
+    assert float(points[:, 2].abs().max()) < 1e-3
+    assert sliced_wasserstein(points, data.sample(6000, generator(8))) < 0.08
+
+
+def test_annealed_langevin_finds_the_modes_of_a_sphere():
+    data = SphereModes(torch.eye(3), kappa=30.0)
+    surface, g = Sphere(3), generator(1)
+    levels = exponential_sigmas(25, sigma_min=0.02, sigma_max=2.0)
+    start = uniform_on(surface, 3000, g)
+    x = annealed_langevin(Exact(data), start, levels, surface, generator=g, rounds=10, rate=0.3, largest=0.02)
+    assert float(surface.distance(x).max()) < 1e-9
+    reference = data.sample(3000, generator(7))
+    assert sliced_wasserstein(x, reference) < 0.25 * sliced_wasserstein(start, reference)
+
+
+def test_samplers_refuse_and_stop():
+    data, g = Exact(distribution("line")), generator()
+    x = normal(4, 2)
+    for bad in ([1.0, 0.5], [0.5, 1.0, 0.0], [1.0]):
+        with pytest.raises(InputError, match="falling from T to 0"):
+            reverse_sde(data, x, bad, generator=g)
+    with pytest.raises(InputError, match="knows 'ou' and 've'"):
+        reverse_sde(data, x, [1.0, 0.0], VP(), generator=g)
+    with pytest.raises(DenoiserError, match="after step 1 of 2"):
+        reverse_sde(lambda x, s: x / 0, x, [1.0, 0.5, 0.0], generator=g)
+    with pytest.raises(Cancelled, match="step 1 of 2"):
+        reverse_sde(data, x, [1.0, 0.5, 0.0], generator=g, told=lambda *_: False)
+    plane = Plane(2, 1)
+    with pytest.raises(InputError, match=r"starting points: not on the manifold.*row"):
+        annealed_langevin(data, x, [1.0, 0.5], plane, generator=g)
+    with pytest.raises(InputError, match="levels that fall"):
+        annealed_langevin(data, plane.project(x), [0.5, 1.0], plane, generator=g)
+    with pytest.raises(Cancelled, match="level 1 of 2"):
+        annealed_langevin(data, plane.project(x), [1.0, 0.5], plane, generator=g, told=lambda *_: False)
+
+
+# Training
+
+
+class Small(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)
+        )
+
+    def forward(self, state, clock):
+        return self.layers(torch.cat([state, clock[:, None]], dim=1))
+
+
+def line_model(**options):
+    torch.manual_seed(0)
+    data = distribution("line").sample(20_000, generator())
+    settings = {"steps": 600, "batch": 500, "rate": 3e-3, "seed": 1} | options
+    return train(data, Conditional(OU()), Small(), on_times(times("linear", 200), OU()), **settings)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return line_model()
+
+
+def test_training_learns_and_is_repeatable(model):
+    x, level = normal(200, 2, seed=3) * 0.5, torch.full((200,), 0.3, dtype=torch.float64)
+    x[:, 1] *= 0.1
+    wanted = distribution("line").denoise(x, level)
+    assert float((model(x, level) - wanted).square().mean()) < 0.01 < 0.1 < float(wanted.square().mean()) + 0.01
+    assert model.losses[-1] < 0.6 * model.losses[0] and model.stopped == ""
+    again = line_model(steps=60)
+    assert again.losses == line_model(steps=60).losses
+
+
+def test_a_trained_model_is_an_ordinary_denoiser(model):
+    assert model.process == OU() and 0.2 < model.sigma_min < 0.3 and 140 < model.sigma_max < 150
+    x0 = clouds(distribution("line").sample(4096, generator(4)), 2)  # [2, 2, 2048]
+    sigmas = exponential_sigmas(30, sigma_min=0.23, sigma_max=140)
+    base, ssi = (invert(model, x0, sigmas, skip=skip) for skip in (0.0, 0.5))
+    assert ssi.process == OU() and ssi.noise.shape == x0.shape and ssi.nfe < base.nfe
+    # The null space of the line: nothing without a skip, unit noise with it.
+    assert float(base.noise[:, 1].std()) < 0.2 and float(ssi.noise[:, 1].std()) == pytest.approx(1, abs=0.15)
+    assert not gaussianity(base.noise).verdict
+    assert gaussianity(ssi.noise).std.tolist() == pytest.approx([1, 1], abs=0.15)
+    back = reconstruct(model, ssi.noise, ssi.sigmas)
+    assert float((back - x0).square().mean()) < float((x0).square().mean())
+    curve = singularity_curve(model, x0, sigmas)
+    assert curve.noised.shape == (30, 2) and bool(curve.alignment.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["line", "hyperplane", "sphere"])
+def test_exact_denoisers_are_ordinary_ones(name):
+    data = distribution(name)
+    x0 = clouds(data.sample(4096, generator(4)), 2)
+    found = invert(Exact(data), x0, karras_sigmas(40), skip=0.1)
+    report = gaussianity(found.noise)
+    assert report.std.tolist() == pytest.approx([1, 1], abs=0.05)
+    curve = singularity_curve(Exact(data), x0, karras_sigmas(20))
+    assert float(curve.stops.max()) < 80 and bool((curve.noised[-1] > 0.3).all())
+    x32 = invert(Exact(data), x0.float(), karras_sigmas(40), skip=0.1)
+    assert x32.noise.dtype == torch.float32 and (x32.noise - found.noise).abs().max() < 0.05
+
+
+def test_divergence_is_stopped_and_the_best_weights_kept():
+    torch.manual_seed(0)
+    data = distribution("line").sample(5000, generator())
+    draw = on_times(times("linear", 200), OU())
+    calls = []
+
+    class Bomb(Conditional):
+        def loss(self, output, noised):
+            calls.append(1)
+            found = super().loss(output, noised)
+            return found * math.nan if len(calls) == 151 else found
+
+    network = Small()
+    found = train(data, Bomb(OU()), network, draw, steps=400, batch=100, seed=1)
+    assert "diverged at step 151 of 400" in found.stopped and "best 50 steps were kept" in found.stopped
+    assert len(found.losses) == 3 and len(calls) == 151
+    whole = line_model_with(data, draw, 150)
+    for name, value in found.network.state_dict().items():
+        assert value.equal(
+            whole.network.state_dict()[name]
+        )  # the losses fell, so the last whole 50 steps were the best
+
+
+def line_model_with(data, draw, steps):
+    torch.manual_seed(0)
+    return train(data, Conditional(OU()), Small(), draw, steps=steps, batch=100, seed=1)
+
+
+def test_a_rate_that_explodes_is_seen():
+    data = distribution("line").sample(1000, generator())
+    torch.manual_seed(0)
+    found = train(data, Score(OU()), Small(), log_uniform(1e-3, 10), steps=300, batch=50, rate=1e20, seed=0)
+    assert "diverged" in found.stopped
+    assert all(bool(value.isfinite().all()) for value in found.network.state_dict().values())
+
+
+def test_training_refuses_and_stops():
+    draw, x = log_uniform(0.1, 1.0), distribution("line").sample(100, generator())
+    off = x + torch.tensor([0.0, 0.3])
+    fit = partial(train, network=Small(), draw=draw, steps=10, batch=10)
+    with pytest.raises(InputError, match=r"data: not on the manifold.*0\.3 away"):
+        fit(off, Niso(VE(), surface=PLANE))
+    with pytest.raises(InputError, match="finite rows"):
+        fit(x * math.inf, Eps(OU()))
+    with pytest.raises(InputError, match="must be positive"):
+        train(x, Eps(OU()), Small(), draw, steps=0, batch=1)
+    with pytest.raises(Cancelled, match="training step 50 of 100"):
+        train(x, Eps(OU()), Small(), draw, steps=100, batch=10, watch=lambda *_: False)
+    for message, make in (
+        ("VE process", lambda: Iso(OU())), ("not a flow", lambda: Conditional(Flow())),
+        ("extra", lambda: Niso(VE(), surface=PLANE, extra=0.0)),
+        ("weighting", lambda: Conditional(OU(), weighting="cubic")), ("data_std", lambda: Iso(VE(), data_std=0.0)),
+        ("sigma range", lambda: log_uniform(1.0, 0.5)),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            make()
+    assert set(OBJECTIVES) == {"score", "eps", "cem", "iso", "niso", "tango"}
+
+
+# Measures and points
+
+
+def test_sliced_wasserstein_of_a_shift():
+    a = normal(2000, 10)
+    shift = torch.zeros(10, dtype=torch.float64)
+    shift[0] = 0.7
+    # The mean of |v_1| over the unit sphere of R^10.
+    mean = math.gamma(5) / (math.sqrt(math.pi) * math.gamma(5.5))
+    assert sliced_wasserstein(a, a + shift, directions=2000) == pytest.approx(0.7 * mean, rel=0.03)
+    assert sliced_wasserstein(a, a[torch.randperm(2000)]) < 1e-12
+    with pytest.raises(InputError, match="same"):
+        sliced_wasserstein(a, a[:10])
+
+
+def test_frechet_of_gaussians_in_closed_form():
+    a = normal(4000, 3)
+    a = (a - a.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(a.T)).mT)  # exactly standard
+    b = a * torch.tensor([1.0, 2.0, 0.5]) + torch.tensor([0.3, 0.0, 0.0])
+    assert frechet(a, b) == pytest.approx(0.09 + 1 + 0.25, rel=1e-6)
+    assert abs(frechet(a, a)) < 1e-9
+    with pytest.raises(InputError, match="do not fit"):
+        frechet(a, a[:, :2])
+
+
+def test_points_and_clouds():
+    points = normal(12, 3)
+    assert rows(clouds(points, 4)).equal(points)
+    with pytest.raises(InputError, match="do not make 5 clouds"):
+        clouds(points, 5)
+    with pytest.raises(InputError, match="rows"):
+        Exact(distribution("line"))(normal(2, 5, 7), torch.ones(2))
