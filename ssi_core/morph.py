@@ -23,7 +23,7 @@ from .frames import EASINGS
 from .inversion import Inversion, Progress, reconstruct
 
 PACES = ("even", "angle")
-ROUNDS = 3
+ROUNDS = 8
 """Times that frames are placed anew at most."""
 EVEN_ENOUGH = 1.5
 """Largest step over the median one at which placing stops. Beyond it is a cut that people see as one."""
