@@ -62,7 +62,10 @@ def main() -> None:
             invert(denoise, some, sigmas, skip=way.skip, seed=16 * i) for i, some in enumerate(pictures.split(16))
         ]
         keys = [one.sample(i) for one in inverted for i in range(len(one.noise))]
-        off, uneven, gaussian, spent = [], [], [], []
+        off: list[int] = []
+        uneven: list[float] = []
+        gaussian: list[bool] = []
+        spent: list[int] = []
         for p in range(o.pairs):
             pair, two = pictures[2 * p : 2 * p + 2], keys[2 * p : 2 * p + 2]
             originals = list(pair.split(1)) if way.carry else None
