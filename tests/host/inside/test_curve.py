@@ -133,7 +133,7 @@ def test_interruption():
     [
         ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "latent: is empty"),
         ({"latent": {"samples": torch.ones(1, 3, 8, 8)}}, "3 channels"),
-        ({"cfg": 3.0}, "negative"),
+        ({"cfg": 3.0}, "cfg 3: needs a negative conditioning"),
         ({"sigmas": torch.tensor([1e5, 1.0, 0.0])}, "another model"),
         ({"sigmas": torch.tensor([1.0])}, "two or more"),
         ({"positive": None}, None),

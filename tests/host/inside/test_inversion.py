@@ -383,22 +383,25 @@ def test_a_model_that_gives_nan_names_the_step():
 
 WRONG = {
     "channels": (lambda p: {"latent": {"samples": torch.ones(1, 16, 8, 8)}}, "16 channels, this model takes 4"),
-    "an empty latent": (lambda p: {"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "empty"),
-    "NaN": (lambda p: {"latent": {"samples": torch.full((1, 4, 8, 8), float("nan"))}}, "NaN"),
+    "an empty latent": (lambda p: {"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, r"latent: is empty \(all zeros\)"),
+    "NaN": (lambda p: {"latent": {"samples": torch.full((1, 4, 8, 8), float("nan"))}}, r"sample\(s\) \[0\] hold NaN"),
     "a skip under the model": (lambda p: {"skip": 0.001}, "smallest level"),
     "a skip over the model": (lambda p: {"skip": 99.0}, "largest level"),
-    "a negative skip": (lambda p: {"skip": -1.0}, "skip"),
-    "a NaN skip": (lambda p: {"skip": float("nan")}, "skip"),
-    "cfg without negative": (lambda p: {"cfg": 2.0}, "negative"),
-    "one step": (lambda p: {"steps": 1, "skip": 0.0}, "step"),
-    "repeated sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 5.0, 5.0, 0.0])}, "repeats"),
-    "zigzag sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 2.0, 5.0, 0.0])}, "rises"),
-    "empty sigmas": (lambda p: {"sigmas": torch.tensor([])}, "sigmas"),
+    "a negative skip": (lambda p: {"skip": -1.0}, "skip -1: must be 0"),
+    "a NaN skip": (lambda p: {"skip": float("nan")}, "skip nan: must be 0"),
+    "cfg without negative": (lambda p: {"cfg": 2.0}, "cfg 2: needs a negative conditioning"),
+    "one step": (lambda p: {"steps": 1, "skip": 0.0}, "one level alone leaves solver"),
+    "repeated sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 5.0, 5.0, 0.0])}, r"entry 2 \(5\) repeats"),
+    "zigzag sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 2.0, 5.0, 0.0])}, r"entry 2 \(5\) rises"),
+    "empty sigmas": (
+        lambda p: {"sigmas": torch.tensor([])},
+        r"sigmas: a list of numbers is wanted, found shape \(0,\)",
+    ),
     "another model's sigmas": (lambda p: {"sigmas": torch.tensor([80.0, 10.0, 1.0, 0.0])}, "another model"),
     "sigmas that are the skip alone": (lambda p: {"sigmas": torch.tensor([0.1]), "skip": 0.1}, "must lie below"),
     "a NaN cfg": (lambda p: {"cfg": float("nan"), "negative": conditioning()}, "cfg nan"),
     "no signal at all": (lambda p: {"skip": 0.0, "skip_unit": "snr"}, "nothing but noise"),
-    "an unknown solver": (lambda p: {"solver": "euler_ancestral"}, "unknown"),
+    "an unknown solver": (lambda p: {"solver": "euler_ancestral"}, "solver 'euler_ancestral': unknown"),
 }
 
 
@@ -488,7 +491,7 @@ def test_end_states_of_core_s_samplers_on_flow_models_are_explained():
     model = model_of("flow")
     with pytest.raises(ValueError, match="divides by 1 - sigma"):
         run("SSINoiseFromLatent", model=model, latent={"samples": torch.full((1, 4, 8, 8), float("inf"))})
-    for sigmas, words in ((torch.tensor([1.0, 80.0]), "another model"), (torch.tensor([]), "empty")):
+    for sigmas, words in ((torch.tensor([1.0, 80.0]), "another model"), (torch.tensor([]), "sigmas: are empty")):
         with pytest.raises(ValueError, match=words):
             run("SSINoiseFromLatent", model=model, latent=picture(), sigmas=sigmas)
 
