@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PROBE = Path(__file__).with_name("pack_probe.py")
+BITS = Path(__file__).with_name("bits_probe.py")
 
 
 def test_server_imports_the_pack(server, base_directory):
@@ -40,3 +41,17 @@ def test_one_engine_in_the_host(host, base_directory, tmp_path, order):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "one engine" in done.stdout
+
+
+def test_core_s_own_sampler_gives_the_same_bits_with_the_pack_and_without(host, base_directory, tmp_path):
+    pack = next((base_directory / "custom_nodes").iterdir())
+
+    def bits(mode):
+        done = subprocess.run(
+            [host.python, str(BITS), str(host.root), str(pack), mode],
+            cwd=tmp_path, env=host.environment, capture_output=True, text=True, timeout=420,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return next(line for line in done.stdout.splitlines() if line.startswith("hash"))
+
+    assert bits("with") == bits("without")

@@ -196,19 +196,6 @@ def test_a_node_that_fails_is_named_and_the_next_job_runs(server, tmp_path):
     assert run_workflow(picture(), server.url, out=tmp_path).files
 
 
-def test_two_jobs_queued(server, tmp_path):
-    first = Job(server, slow(40))
-    first.start()
-    until(lambda: first.seen)
-    second = Job(server, picture(), out=tmp_path)
-    second.run()
-    first.join(60)
-    assert (first.error, second.error) == (None, None)
-    assert 1 in {now.ahead for now in second.seen}
-    assert second.seen[-1].ahead == 0
-    assert second.result.files
-
-
 def test_a_running_job_is_cancelled_and_the_waiting_one_is_not(server, tmp_path):
     running = Job(server, slow())
     running.start()

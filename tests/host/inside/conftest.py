@@ -16,6 +16,7 @@ sys.argv[1:] = ["--cpu", "--disable-api-nodes", "--base-directory", str(BASE)]
 
 # Before anything of comfy is imported: it reads its options once.
 import comfy.options  # noqa: E402
+import utils.install_util  # noqa: E402, F401  # core 0.16 finds another `utils` once more of comfy is in
 
 comfy.options.enable_args_parsing()
 

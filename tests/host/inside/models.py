@@ -37,6 +37,11 @@ RARE = {
 """Core's other samplings, where this core has them; see `_rare` for their network."""
 
 
+def is_flow(family):
+    """Also of a family with a shift behind its name."""
+    return family.partition(" ")[0] in ("flow", "flux")
+
+
 class Gaussian(torch.nn.Module):
     """The exact network of a Gaussian; sigma comes from transformer_options, unrounded."""
 
@@ -52,7 +57,7 @@ class Gaussian(torch.nn.Module):
         sigma = sigma.repeat(len(x) // len(sigma)).view(-1, *[1] * (x.ndim - 1))  # core stacks prompts into one batch
         self.calls.append((float(sigma.flatten()[0]), len(x)))
         m = context.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1)) if context is not None else 0.0
-        if self.family in ("flow", "flux"):
+        if is_flow(self.family):
             D = m + (1 - sigma) * S**2 / ((1 - sigma) ** 2 * S**2 + sigma**2) * (x - (1 - sigma) * m)
             return (x - D) / sigma
         if self.family in RARE:
@@ -78,10 +83,26 @@ class Gaussian(torch.nn.Module):
 
 def exact(x, a, b, family, m=0.0):
     """The ODE's solution at sigma b of the state x at sigma a."""
-    if family in ("flow", "flux"):
+    if is_flow(family):
         spread = [((1 - sigma) ** 2 * S**2 + sigma**2) ** 0.5 for sigma in (a, b)]
         return (1 - b) * m + (x - (1 - a) * m) * spread[1] / spread[0]
     return m + (x - m) * ((S**2 + b**2) / (S**2 + a**2)) ** 0.5
+
+
+def denoised(x, sigma, family, m=0.0):
+    """The model's D of the state x: what a last step down to 0 gives."""
+    signal = 1 - sigma if is_flow(family) else 1.0
+    return m + S**2 * signal * (x - signal * m) / (signal**2 * S**2 + sigma**2)
+
+
+def apart(found, wanted):
+    """How far a batch is from another, in the worst of its images, as a share of that image's own variation.
+
+    A constant is 1 away from any image, another image of the same kind about 1.4.
+    """
+    assert found.shape == wanted.shape
+    found, wanted = found.flatten(1).double(), wanted.flatten(1).double()
+    return float(((found - wanted).norm(dim=1) / (wanted - wanted.mean(1, True)).norm(dim=1)).max())
 
 
 def gaussian_model(family="eps", latent_format=None, **settings):

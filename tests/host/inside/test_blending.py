@@ -21,13 +21,17 @@ def blend(*noises, **options):
     return run("SSINoiseBlend", noises={f"noise{i}": noise for i, noise in enumerate(noises)}, **options)
 
 
-def test_frames_run_from_one_to_the_other_at_the_same_norm(two):
+def test_frames_turn_from_one_to_the_other_at_constant_speed_and_norms_between_theirs(two):
     _, a, b, _ = two
     noise, empty, report = blend(a, b, frames=5)
     assert noise.unit.shape == empty["samples"].shape == (5, 4, 8, 8)
     assert torch.equal(noise.unit[0], a.unit[0]) and torch.equal(noise.unit[4], b.unit[0])
-    norms = noise.unit.flatten(1).norm(dim=1)
-    assert (norms / norms[0] - 1).abs().max() < 0.1
+    frames = noise.unit.flatten(1).double()
+    norms = frames.norm(dim=1)
+    assert norms[0] / norms[4] > 1.05, "noises of one norm would not show how it runs"
+    assert norms.tolist() == pytest.approx(torch.lerp(norms[0], norms[4], torch.linspace(0, 1, 5).double()).tolist())
+    angles = torch.cosine_similarity(frames, frames[:1]).clamp(-1, 1).acos()
+    assert angles.tolist() == pytest.approx((angles[4] * torch.linspace(0, 1, 5)).tolist(), abs=1e-4)
     assert "cosine" in report and not empty["samples"].any()
 
 
@@ -125,12 +129,12 @@ def test_a_mask_a_frame_for_a_batch_and_none_for_sound():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"weights": "half"}, "no number"),
-        ({"weights": ""}, "weights"),
-        ({"weights": "nan"}, "finite"),
-        ({"frames": 1}, "frames 1"),
+        ({"weights": "half"}, "weights 'half': 'half' is no number"),
+        ({"weights": ""}, "weights: are empty"),
+        ({"weights": "nan"}, "weights 'nan': must be finite"),
+        ({"frames": 1}, "frames 1, inputs 2: a path needs two or more"),
         ({"method": "karcher", "weights": "1, 2; 3, 4, 5"}, "numbers in a frame"),
-        ({"mask": torch.ones(2, 8, 8)}, "mask"),
+        ({"mask": torch.ones(2, 8, 8)}, "mask: 2 masks for 1 frame"),
     ],
 )
 def test_bad_blends(two, options, words):

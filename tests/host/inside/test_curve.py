@@ -41,6 +41,8 @@ def test_against_the_exact_denoiser(family):
             x = x0 + ve * n
             predicted = (ve * (x - 0.3) / (S**2 + ve**2))[1].flatten()
             assert float(found[column][k]) == pytest.approx(float(predicted.norm()) / 16, rel=2e-3, abs=1e-4)
+        if ve < 1e-3:  # the direction of so small a prediction is float32's rounding of x0
+            continue
         both = torch.stack([predicted_noise(x0, noise_of(x0, 7), ve)[1].flatten(), noise_of(x0, 7)[1].flatten()])
         assert float(found["alignment"][k]) == pytest.approx(float(torch.cosine_similarity(*both, dim=0)), abs=2e-3)
     assert image.shape[0] == 2 and image.shape[-1] == 3 and 0 <= float(image.min()) < float(image.max()) <= 1
@@ -131,7 +133,7 @@ def test_interruption():
     [
         ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "latent: is empty"),
         ({"latent": {"samples": torch.ones(1, 3, 8, 8)}}, "3 channels"),
-        ({"cfg": 3.0}, "negative"),
+        ({"cfg": 3.0}, "cfg 3: needs a negative conditioning"),
         ({"sigmas": torch.tensor([1e5, 1.0, 0.0])}, "another model"),
         ({"sigmas": torch.tensor([1.0])}, "two or more"),
         ({"positive": None}, None),

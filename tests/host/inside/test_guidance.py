@@ -4,11 +4,10 @@ import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.model_management
 import comfy.ops
-import comfy.samplers
 import pytest
 import torch
 from conftest import run
-from tiny import UNET, tiny_latent, tiny_model, tiny_prompt
+from tiny import UNET, sample, tiny_latent, tiny_model, tiny_prompt
 
 import nodes
 
@@ -23,15 +22,6 @@ def made(request):
 @pytest.fixture(scope="module")
 def sd15():
     return tiny_model("sd15")
-
-
-def sample(model, noise, sigmas, latent, positive, negative=None, cfg=1.0, sampler="euler"):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative or positive)
-    guider.set_cfg(cfg)
-    out, _ = run("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=comfy.samplers.sampler_object(sampler),
-                 sigmas=sigmas, latent_image=latent)  # fmt: skip
-    return out["samples"]
 
 
 def core(name, **inputs):

@@ -1,10 +1,11 @@
 """Real networks of the host, small and random: what the closed-form models cannot show."""
 
-import comfy.samplers
+import comfy.hooks
 import pytest
 import torch
 from conftest import run
-from tiny import tiny_latent, tiny_model, tiny_prompt
+from models import apart
+from tiny import sample, tiny_latent, tiny_model, tiny_prompt
 
 KINDS = ["sd15", "sdxl", "flux"]
 
@@ -12,15 +13,6 @@ KINDS = ["sd15", "sdxl", "flux"]
 @pytest.fixture(scope="module", params=KINDS)
 def made(request):
     return request.param, tiny_model(request.param)
-
-
-def sample(model, noise, sigmas, latent, positive, negative=None, cfg=1.0, sampler="euler"):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative or positive)
-    guider.set_cfg(cfg)
-    out, _ = run("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=comfy.samplers.sampler_object(sampler),
-                 sigmas=sigmas, latent_image=latent)  # fmt: skip
-    return out["samples"]
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
@@ -67,7 +59,7 @@ def test_models_that_read_prompts_ask_for_one(made):
         run("SSIInverseSampler", model=model, latent=tiny_latent(kind), steps=4)
 
 
-def test_a_lora_and_hooks_act_on_the_inversion(made):
+def test_a_patch_and_a_cfg_function_act_on_the_inversion(made):
     kind, model = made
     latent, prompt = tiny_latent(kind), tiny_prompt(kind)
     plain, *_ = run("SSIInverseSampler", model=model, latent=latent, positive=prompt, steps=4)
@@ -82,6 +74,31 @@ def test_a_lora_and_hooks_act_on_the_inversion(made):
     watched.set_model_sampler_cfg_function(lambda args: seen.append(1) or args["cond"])
     run("SSIInverseSampler", model=watched, latent=latent, positive=prompt, negative=prompt, cfg=2.0, steps=4)
     assert seen
+
+
+def test_weights_hooked_to_a_prompt_act_on_the_inversion_and_the_way_back_undoes_them(made):
+    """What Create Hook LoRA and Set CLIP Hooks make: weights that hold for one prompt alone."""
+    kind, model = made
+    latent, prompt = tiny_latent(kind), tiny_prompt(kind)
+    hook, group = comfy.hooks.WeightHook(), comfy.hooks.HookGroup()
+    generator = torch.Generator().manual_seed(7)
+    weights = {n: p for n, p in model.model.named_parameters() if p.ndim == 2 and "attn" in n}
+    changes = {n: 0.3 * p.std() * torch.randn(p.shape, generator=generator) for n, p in weights.items()}
+    hook.weights, hook.need_weight_init = {n: ("diff", (change,)) for n, change in changes.items()}, False
+    group.add(hook)
+    hooked = [[prompt[0][0], prompt[0][1] | {"hooks": group}]]
+    job = {"model": model, "latent": latent, "steps": 8, "skip": 0.0, "solver": "exact"}
+    noise, _, sigmas, report, _ = run("SSIInverseSampler", positive=hooked, **job)
+    plain, *_ = run("SSIInverseSampler", positive=prompt, **job)
+    empty = {"samples": torch.zeros_like(latent["samples"])}
+    again = apart(sample(model, noise, sigmas, empty, hooked), latent["samples"])
+    lost = apart(sample(model, noise, sigmas, empty, prompt), latent["samples"])
+    print(f"{kind}: error with the hook {again:.1e}, without {lost:.1e}")
+    assert again < 1e-4 and lost > 30 * again
+    assert apart(noise.unit, plain.unit) > 30 * again, "the hook has no effect on the way up"
+    assert "keyframes" not in report
+    after, *_ = run("SSIInverseSampler", positive=prompt, **job)
+    assert torch.equal(after.unit, plain.unit), "the hooked weights stayed"
 
 
 def test_area_and_mask_of_a_prompt_act(made):

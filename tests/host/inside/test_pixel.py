@@ -14,7 +14,6 @@ import execution
 import folder_paths
 import pytest
 import torch
-from comfy_api.latest import io
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -679,17 +678,3 @@ def test_labels_that_are_none(run, text):
     assert "is no class number" in nodes.NODE_CLASS_MAPPINGS["SSIClassLabel"].validate_inputs(label=text)
     with pytest.raises(ValueError, match="is no class number"):
         run("SSIClassLabel", label=text)
-
-
-def test_schemas_say_everything():
-    ours = [n for n in nodes.NODE_CLASS_MAPPINGS.values() if isinstance(n, type) and issubclass(n, io.ComfyNode)]
-    ours = [n for n in ours if n.define_schema().category == "SSI/pixel"]
-    assert {n.define_schema().node_id for n in ours} == {
-        "SSIPixelModelLoader", "SSIEmptyPixelLatent", "SSIClassLabel", "SSIDemoImages",
-    }  # fmt: skip
-    for node in ours:
-        schema = node.define_schema()
-        assert schema.description and schema.search_aliases and schema.display_name.startswith("SSI ")
-        assert all(entry.tooltip for entry in schema.inputs)
-        assert all(entry.display_name and entry.tooltip for entry in schema.outputs)
-        assert len({i.id for i in schema.inputs}) == len(schema.inputs)

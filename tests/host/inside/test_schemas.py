@@ -106,8 +106,12 @@ def test_breaking_changes_are_told(live):
 def test_every_part_of_a_schema_is_explained():
     for name in (n for n in nodes.NODE_CLASS_MAPPINGS if n.startswith("SSI")):
         found = nodes.NODE_CLASS_MAPPINGS[name].GET_SCHEMA()
-        assert found.display_name and found.description and found.search_aliases, name
-        assert found.category.split("/")[0] == "SSI"
+        assert found.display_name and len(found.description) > 40 and found.search_aliases, name
+        assert found.category.split("/")[0] == "SSI" and (found.outputs or found.is_output_node), name
         for part in [*found.inputs, *found.outputs]:
-            assert part.tooltip, (name, part.id)
+            assert len(part.tooltip or "") > 10, (name, part.id)
+        for key, (_, *options) in nodes.NODE_CLASS_MAPPINGS[name].INPUT_TYPES().get("required", {}).items():
+            template = (options[0] if options else {}).get("template") or {}
+            for inner in (template.get("input") or {}).values():  # of inputs that grow
+                assert all(len(more.get("tooltip") or "") > 10 for _, more in inner.values()), (name, key)
         assert all(output.display_name for output in found.outputs), name

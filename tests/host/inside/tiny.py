@@ -2,6 +2,7 @@
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.samplers
 import comfy.supported_models
 import torch
 
@@ -61,3 +62,15 @@ def tiny_prompt(kind, seed=0, batch=1):
 def tiny_latent(kind, batch=1, side=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {"samples": torch.randn(batch, 16 if kind == "flux" else 4, side, side, generator=generator) * 3}
+
+
+def sample(model, noise, sigmas, latent, positive, negative=None, cfg=1.0, sampler="euler"):
+    """What core's SamplerCustomAdvanced gives."""
+    from conftest import run  # not above: benchmarks make these models without the tests' settings
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative or positive)
+    guider.set_cfg(cfg)
+    out, _ = run("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=comfy.samplers.sampler_object(sampler),
+                 sigmas=sigmas, latent_image=latent)  # fmt: skip
+    return out["samples"]
