@@ -1,8 +1,8 @@
 """The one room that knows ComfyUI: whatever nodes need of it goes through here.
 
 Nodes are made of its public types (GUIDER, SAMPLER, NOISE, SIGMAS, MODEL, VAE) and of helpers that core's own nodes
-call. What is used beyond that, to be looked at first when a new release breaks something (`tests/host/inside` has a
-test that names each):
+call. What is used beyond that, to be looked at first when a new release breaks something
+(`tests/host/inside/test_core_surface.py` checks each):
 
 - sampling: `comfy.samplers.KSamplerX0Inpaint` (masks), `CFGGuider.inner_set_conds` (a guider without a negative),
   `latent_preview.prepare_callback`;

@@ -395,7 +395,7 @@ WRONG = {
     "zigzag sigmas": (lambda p: {"sigmas": torch.tensor([10.0, 2.0, 5.0, 0.0])}, r"entry 2 \(5\) rises"),
     "empty sigmas": (
         lambda p: {"sigmas": torch.tensor([])},
-        r"a list of numbers is wanted, found shape \(0,\)",
+        r"sigmas: are empty",
     ),
     "another model's sigmas": (lambda p: {"sigmas": torch.tensor([80.0, 10.0, 1.0, 0.0])}, "another model"),
     "sigmas that are the skip alone": (lambda p: {"sigmas": torch.tensor([0.1]), "skip": 0.1}, "must lie below"),
