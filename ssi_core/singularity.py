@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .errors import Cancelled
-from .inversion import Callback, Guarded, Progress, check_images, check_range, process_of, seeds_for, unit_noise
+from .guard import Guarded, check_images, check_range, process_of
+from .inversion import Callback, Progress, seeds_for, unit_noise
 from .precision import float64
 from .process import Process
 from .schedule import given_sigmas

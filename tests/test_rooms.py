@@ -11,6 +11,7 @@ FLOORS = [
     ["errors", "precision", "artifact", "version", "canvas"],
     ["process", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
     ["schedule", "denoiser", "panel", "report"],
+    ["guard"],
     ["inversion", "models"],
     ["singularity", "manifold", "morph"],
     ["singularity_panel", "demo", "evaluate", "queue", "theory"],
