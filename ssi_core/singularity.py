@@ -29,6 +29,10 @@ KNEE_SLOPE = 0.06
 """Slope of ln(curve) against ln(sigma) that counts as falling."""
 KNEE_BELOW = 0.5
 """Knees are looked for under this (VE) sigma; above it the curve bends with the data's own scale."""
+END = 4.0
+"""Over which factor of the smallest sigmas a curve must still fall, for its fall not to be the data's own scale."""
+NOWHERE = 0.2
+"""Cosine under which the prediction at the smallest level is no part of the noise at all."""
 ALIGNED = 0.9
 """Cosine of predicted with injected noise under which the prediction is no longer taken for the noise."""
 
@@ -132,8 +136,8 @@ def singularity_curve(
                     raise Cancelled(f"cancelled after level {now.step} of {now.steps}, at sigma {sigma:g}")
     measured = {name: torch.stack(values) for name, values in found.items()}
     ve = torch.stack([float64(process.snr(sigma)) for sigma in levels.tolist()]) ** -0.5
-    lost = torch.where(measured["alignment"] < ALIGNED, levels[:, None], 0.0).amax(0)
     knees = torch.tensor([knee(ve, column, levels) for column in measured["noised"].T], dtype=torch.float64)
+    lost = torch.tensor([_lost(ve, column, levels) for column in measured["alignment"].T], dtype=torch.float64)
     return SingularityCurve(sigmas=levels, **measured, knee=knees, unaligned=lost, nfe=guarded.nfe)
 
 
@@ -143,7 +147,8 @@ def knee(sigmas: Tensor, curve: Tensor, named: Tensor | None = None) -> float:
     On data of low dimension the exact curve goes to a constant as sigma falls. A network follows until it no longer
     resolves the singularity; from there on its curve falls with sigma. The knee is where that fall sets in: the largest
     sigma under `KNEE_BELOW` at which the slope of ln(curve) against ln(sigma) exceeds `KNEE_SLOPE`. (A curve
-    P / sqrt(1 + (k / sigma)^2) has that slope where it reaches 97% of its plateau P.)
+    P / sqrt(1 + (k / sigma)^2) has that slope where it reaches 97% of its plateau P.) A curve that has settled at the
+    smallest levels was only bent by the data's own scale, and has no knee.
 
     Args:
         sigmas: [K], falling, positive, in the VE sense.
@@ -153,10 +158,32 @@ def knee(sigmas: Tensor, curve: Tensor, named: Tensor | None = None) -> float:
     Returns:
         The knee; 0.0 where the curve never falls.
     """
+    if not _falls_at_the_end(sigmas, curve):
+        return 0.0
     slope = curve.clamp_min(1e-300).log().diff() / sigmas.log().diff()
     falling = (slope > KNEE_SLOPE) & (sigmas[1:] < KNEE_BELOW)
     levels = (sigmas if named is None else named)[1:]
     return float(levels[falling].max()) if bool(falling.any()) else 0.0
+
+
+def _lost(sigmas: Tensor, alignment: Tensor, named: Tensor) -> float:
+    """The sigma from which down the alignment lies under `ALIGNED` for good; 0.0 where it settles.
+
+    An exact D is aligned with the whole noise far above the data's scale, and with its part across the data far below,
+    where the cosine settles at sqrt(codimension / dimension): that is no failure, nor is a dip between the two.
+    """
+    low = (alignment < ALIGNED).flip(0).cummin(0).values.flip(0)  # it, and all at smaller levels
+    settled = float(alignment[-1]) > NOWHERE and not _falls_at_the_end(sigmas, alignment)
+    return float(named[low].max()) if bool(low.any()) and not settled else 0.0
+
+
+def _falls_at_the_end(sigmas: Tensor, curve: Tensor) -> bool:
+    """Whether a curve still falls with sigma over the smallest levels: a factor of `END` of them, two at least."""
+    first = min(int((sigmas > END * sigmas[-1]).sum()), len(sigmas) - 2)
+    if first < 0:
+        return False
+    fall = curve[[first, -1]].clamp_min(1e-300).log().diff() / sigmas[[first, -1]].log().diff()
+    return float(fall) > KNEE_SLOPE
 
 
 def _reason(knee: float, unaligned: float) -> str:

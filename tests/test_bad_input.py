@@ -76,7 +76,7 @@ OPTIONS = [
     ({"sigmas": [2, 1, 1]}, "sigmas: .*repeats"),
     ({"sigmas": [2, -1]}, "sigmas: .*negative"),
     ({"sigmas": [2, math.nan]}, "sigmas: .*NaN"),
-    ({"sigmas": []}, "sigmas: .*list"),
+    ({"sigmas": []}, "sigmas: are empty"),
     ({"sigmas": [200.0, 1.0]}, "sigmas: begin at 200, above the largest.*80"),
     ({"sigmas": [1.5, 1.0], "process": Flow()}, "sigmas: begin at 1.5, above the largest.*1"),
     ({"solver": "rk45"}, f"solver 'rk45': unknown; known are {', '.join(SOLVERS)}"),

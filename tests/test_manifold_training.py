@@ -359,6 +359,17 @@ def test_a_trained_model_is_an_ordinary_denoiser(model):
     assert curve.noised.shape == (30, 2) and bool(curve.alignment.isfinite().all())
 
 
+@pytest.mark.parametrize(
+    "name", ["five-points", "eight-points", "twenty-points", "line", "hyperplane", "spiral", "sphere"]
+)
+def test_an_exact_denoiser_never_stops_following(name):
+    data = distribution(name)
+    x0 = clouds(data.sample(4096, generator(4)), 2)
+    curve = singularity_curve(Exact(data), x0, karras_sigmas(60, sigma_min=1e-3))
+    assert curve.stops.tolist() == [0, 0], (curve.knee, curve.unaligned)
+    assert set(curve.reasons) == {"the network follows the noise at every level that was looked at"}
+
+
 @pytest.mark.parametrize("name", ["line", "hyperplane", "sphere"])
 def test_exact_denoisers_are_ordinary_ones(name):
     data = distribution(name)
@@ -367,7 +378,7 @@ def test_exact_denoisers_are_ordinary_ones(name):
     report = gaussianity(found.noise)
     assert report.std.tolist() == pytest.approx([1, 1], abs=0.05)
     curve = singularity_curve(Exact(data), x0, karras_sigmas(20))
-    assert float(curve.stops.max()) < 80 and bool((curve.noised[-1] > 0.3).all())
+    assert bool((curve.noised[-1] > 0.3).all())
     x32 = invert(Exact(data), x0.float(), karras_sigmas(40), skip=0.1)
     assert x32.noise.dtype == torch.float32 and (x32.noise - found.noise).abs().max() < 0.05
 

@@ -37,6 +37,8 @@ def test_exact_denoiser_is_followed_to_the_end(flow):
     assert found.noised[-1].allclose(flat / 16, rtol=0.02)
     assert found.alignment[-1].allclose(flat / n.norm(dim=1), rtol=0.02)
     assert found.nfe == denoise.nfe == 2 * len(found.sigmas)
+    if not flow:  # which goes down to sigma .01 only, where the data's scale is still felt
+        assert found.stops.tolist() == [0, 0, 0]
 
 
 def network(k):
