@@ -406,6 +406,28 @@ def test_divergence_is_stopped_and_the_best_weights_kept():
         )  # the losses fell, so the last whole 50 steps were the best
 
 
+@pytest.mark.parametrize(("at", "kept"), [(151, "best 50 steps"), (30, "weights that it began with"), (400, "best 50")])
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(at, kept):
+    data = distribution("line").sample(5000, generator())
+    calls = []
+
+    class Bomb(Conditional):
+        def loss(self, output, noised):
+            calls.append(1)
+            found = super().loss(output, noised)
+            # Finite itself: the square root of 0 has no finite slope.
+            return found + (0 * output.sum()).abs().sqrt() if len(calls) == at else found
+
+    torch.manual_seed(0)
+    network = Small()
+    begun = {name: value.clone() for name, value in network.state_dict().items()}
+    found = train(data, Bomb(OU()), network, on_times(times("linear", 200), OU()), steps=400, batch=100, seed=1)
+    assert f"diverged at step {at} of 400" in found.stopped and kept in found.stopped
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
+    if at == 30:
+        assert all(value.equal(begun[name]) for name, value in network.state_dict().items())
+
+
 def line_model_with(data, draw, steps):
     torch.manual_seed(0)
     return train(data, Conditional(OU()), Small(), draw, steps=steps, batch=100, seed=1)

@@ -97,10 +97,16 @@ def test_labs_that_make_no_sense(lab, message, tmp_path):
 
 def test_command_line(tmp_path, capsys):
     main_or_exit(["theory", "singularity", "--out", str(tmp_path / "out"), "--scale", "0.05"])
-    assert (tmp_path / "out" / PAGE).is_file() and (tmp_path / "out" / "trajectories.png").is_file()
-    facts = json.loads((tmp_path / "out" / OUTCOME).read_text())["facts"]
+    own = tmp_path / "out" / "singularity"
+    assert (own / "trajectories.png").is_file()
+    facts = json.loads((own / OUTCOME).read_text())["facts"]
     assert facts["scale"] == 0.05 and facts["seed"] == 0
     assert "slope" in capsys.readouterr().out
+    # Another one in the same folder adds to the page.
+    main_or_exit(["theory", "skip", "--out", str(tmp_path / "out"), "--scale", "0.05"])
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert all(EXPERIMENTS[name].title in page for name in ("singularity", "skip"))
+    capsys.readouterr()
     assert main_or_exit(["theory", "torus", "--out", str(tmp_path / "no")]) == 2
     assert "known are all, singularity" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "no").exists()

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..theory.catalogue import EXPERIMENTS, Lab, find_experiment
-from ..theory.run import PAGE, Written, run_all, run_experiment, verdict, write_page
+from ..theory.run import PAGE, Written, run_all, run_experiment, verdict, whole, write_page
 from .terminal import console, made, spent, task_bar
 
 EVERY = "all"
@@ -39,8 +39,8 @@ def theory_command(
     made(out)
     with task_bar() as task:
         lab = replace(lab, task=task)
-        written = run_all(out, lab) if name == EVERY else [run_experiment(name, out, lab)]
-        write_page(out, written)
+        written = run_all(out, lab) if name == EVERY else [run_experiment(name, out / name, lab)]
+        write_page(out, whole(out, lab))
     for one in written:
         _show(one)
     spent(f"look at {out / PAGE}")

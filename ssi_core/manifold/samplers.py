@@ -126,6 +126,7 @@ def annealed_langevin(
         raise InputError("sigmas: positive levels that fall are wanted")
     surface.require(x, "starting points")
     back = project or surface.project
+    surface.require(back(x), "project: what it gives for points on the manifold")
     for k, sigma in enumerate(levels):
         h = min(rate * sigma**2, largest)
         for _ in range(rounds):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -156,20 +156,31 @@ def train(
             break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if not _finite(parameter.grad for parameter in network.parameters()):
+            stopped = f"training diverged at step {step + 1} of {steps} (its gradient is not finite)"
+            break
         optimiser.step()
         since += now
         if (step + 1) % EVERY == 0 or step + 1 == steps:
             losses.append(since / (step % EVERY + 1))
             since = 0.0
+            if not _finite(network.parameters()):
+                stopped = f"training diverged at step {step + 1} of {steps} (its weights are not finite)"
+                break
             if losses[-1] < best:
                 best, kept = losses[-1], copy.deepcopy(network.state_dict())
             if watch is not None and watch(step + 1, steps, losses[-1]) is False:
                 raise Cancelled(f"cancelled after training step {step + 1} of {steps}")
     if stopped:
         network.load_state_dict(kept)
-        stopped += f"; the weights of the best {EVERY} steps were kept"
+        last = f"the weights of the best {EVERY} steps" if math.isfinite(best) else "the weights that it began with"
+        stopped += f"; {last} were kept"
     network.eval()
     return Trained(network, objective, data.shape[1], low, high, tuple(losses), stopped)
+
+
+def _finite(tensors: Iterable[Tensor | None]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor is not None)
 
 
 def on_times(times: Tensor, process: Process) -> Draw:

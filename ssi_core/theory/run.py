@@ -99,8 +99,14 @@ def run_all(out: Path, lab: Lab, names: Sequence[str] = ()) -> list[Written]:
         folder = out / name
         there = _whole(folder, lab)
         done.append(there if there is not None else run_experiment(name, folder, lab))
-        write_page(out, done)  # after each one, so that a long run that is stopped leaves a page of what it has
+        write_page(out, whole(out, lab))  # after each one: a long run that is stopped leaves a page of what it has
     return done
+
+
+def whole(out: Path, lab: Lab) -> list[Written]:
+    """Everything that `out` holds with these settings, in the order of the catalogue."""
+    found = [_whole(out / name, lab) for name in EXPERIMENTS]
+    return [written for written in found if written is not None]
 
 
 def read_outcome(folder: Path) -> Written:
