@@ -88,7 +88,7 @@ def _report(results: Results, folder: Path) -> None:
         warn(f"fitted to this model: {note}")
     skipped = [picture for picture in results.pictures if picture.skipped]
     if skipped:
-        warn(f"{len(skipped)} files left out, first {skipped[0].name}: {skipped[0].skipped}; all are in images.csv")
+        warn(f"{len(skipped)} files left out, first {skipped[0].shown}: {skipped[0].skipped}; all are in images.csv")
     for found in write_report(results):
         table = Table(title=f"\n{escape(found.title)}", title_justify="left", box=None, pad_edge=False, padding=(0, 1))
         for i, column in enumerate(found.columns):

@@ -146,7 +146,7 @@ def cosines(results: Results, preset: Preset) -> Figure:
             for j, value in enumerate(row):
                 panel.text(j, i, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=6,
                            color="white" if abs(value) > 0.6 else "black")  # fmt: skip
-        panel.set_title(name)
+        panel.set_title(name, parse_math=False)  # a file's: $ means nothing in it
         panel.set_xticks([])
         panel.set_yticks([])
     figure.colorbar(shown, ax=figure.axes, shrink=0.8)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..artifact import write_text
 from ..errors import InputError
-from ..report.page import inlined, render
+from ..report.page import inlined, legible, render
 from ..report.tables import Table, as_csv, markdown
 from ..version import __version__
 from .presets import PRESETS, find_preset
@@ -41,8 +41,8 @@ def write_report(results: Results) -> list[Table]:
             figure = PLOTS[name](results, preset)
             for suffix in (".png", ".svg"):
                 save_plot(figure, plots / f"{name}{suffix}")
-        write_text(folder / "summary.md", "\n".join(markdown(table) for table in made))
-        write_text(folder / "summary.csv", as_csv(made))
+        write_text(folder / "summary.md", legible("\n".join(markdown(table) for table in made)))
+        write_text(folder / "summary.csv", legible(as_csv(made)))
         write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots], captions))
     except OSError as error:
         raise InputError(

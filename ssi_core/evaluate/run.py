@@ -191,8 +191,9 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
         elif STUDIES[plan.study].needs_pictures:
             looked = (lambda n: task("looking through the pictures", n, 0)) if task else None
             pictures = survey(
-                plan.images, plan.limit, plan.seed, int(denoise.image_size), looked, plan.options.get("reference", 0)
-            )
+                plan.images, plan.limit, plan.seed, int(denoise.image_size), looked, plan.options.get("reference", 0),
+                folder.resolve(),
+            )  # fmt: skip
         else:
             pictures = []
         plan.save(folder)
