@@ -120,7 +120,7 @@ def test_blends_that_failed_are_left_out_of_every_set(pictures, tmp_path):
     plan = replace(
         plan, arms=tuple(replace(arm, steps=4) for arm in plan.arms), options={**plan.options, "weights": [0.5]}
     )
-    found = evaluate(plan, Toy(fatal=1, error=DenoiserError("NaN")), tmp_path)
+    found = evaluate(plan, Toy(fatal=1, error=DenoiserError("NaN")), tmp_path)  # a pair is not tried again
     assert [(r["arm"], r["index"]) for r in found.failed] == [("base", "0")]
     assert {(r["arm"], r["pictures"]) for r in measured(found)} == {
         (arm, "2") for arm in ("base", "SSI", "sampled directly", THEMSELVES)

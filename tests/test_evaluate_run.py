@@ -16,7 +16,7 @@ import pytest
 import torch
 from evaluations import ARMS, SIZE, Toy, folder, plan
 
-from ssi_core import DenoiserError, InputError, invert, karras_sigmas, load_image, mse, reconstruct
+from ssi_core import InputError, invert, karras_sigmas, load_image, mse, reconstruct
 from ssi_core.cli import main
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
 from ssi_core.evaluate.plan import Arm
@@ -180,16 +180,6 @@ def test_a_plan_is_the_same_after_being_saved(pictures, tmp_path):
         Plan.load(tmp_path)
 
 
-def test_a_model_that_fails_is_recorded_and_the_rest_goes_on(pictures, tmp_path):
-    toy = Toy(fatal=3, error=DenoiserError("NaN at step 3"))
-    found = evaluate(plan(pictures, toy), toy, tmp_path)
-    assert [(r["arm"], r["index"], r["mse"], r["failed"]) for r in found.failed] == [
-        ("base", "0", "", "NaN at step 3"), ("base", "1", "", "NaN at step 3"),
-    ]  # fmt: skip
-    (table,) = write_report(found)
-    assert table.rows[0][1] == "5 (2 failed)"
-
-
 def test_cancelling_keeps_what_was_done(pictures, tmp_path, wanted):
     toy = Toy(fatal=30, error=Cancelled("stopped"))
     with pytest.raises(Cancelled):
@@ -228,6 +218,30 @@ def test_all_goes_on_past_a_preset_that_does_not_fit(tmp_path, monkeypatch, caps
     assert not ended.value.code
     said = " ".join(capsys.readouterr().err.split())
     assert "fig6 is left out: preset fig6: adds noise up to 0.005, under the model's smallest level 0.01" in said
+    assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
+
+
+def test_all_goes_on_past_too_few_pictures_and_a_report_that_fails(tmp_path, monkeypatch, capsys):
+    toy = Toy()
+    toy.image_size = 32
+    room = importlib.import_module("ssi_core.cli.evaluate")
+    write = room.write_report
+
+    def failing(results):
+        if results.plan.preset == "fig6":
+            raise InputError("report: cannot be written (the disk is full)")
+        return write(results)
+
+    monkeypatch.setattr(room.ModelOptions, "denoiser", lambda self: toy)
+    monkeypatch.setattr(room, "write_report", failing)
+    monkeypatch.setattr(room, "PRESETS", {name: room.PRESETS[name] for name in ("fig12", "fig6", "fig5")})
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "all", "--limit", "1", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fig12 was not made: preset fig12: blends two pictures of one set" in said
+    assert "fig6 was not made: report: cannot be written" in said
+    assert "not made: fig12, fig6" in said and "Traceback" not in said
     assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
 
 

@@ -1,13 +1,14 @@
 """What every kind of experiment works with: a unit of work, the bench it is done on, and what a kind must offer.
 
 A unit is always computed whole and in the same composition, so that its rows are the same bits whichever process
-computes it, and however often.
+computes it, and however often. Where the model fails on a separable unit, every picture of it is computed alone, so
+that only those that it fails on are lost; that too is the same whoever does it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,13 @@ class Unit:
     """The rows it gives."""
     shown: frozenset[int] = frozenset()
     """Indices of the pictures whose results are kept as pictures."""
+    separable: bool = False
+    """Whether its rows have nothing to do with one another, and `pictures` is empty or has one for each row."""
+
+    def alone(self) -> list[Unit]:
+        """One unit for each row."""
+        pictures: list[tuple[Picture, ...]] = [(one,) for one in self.pictures] or [()] * len(self.keys)
+        return [replace(self, pictures=p, keys=(k,)) for p, k in zip(pictures, self.keys, strict=True)]
 
 
 @dataclass
@@ -143,7 +151,11 @@ class Study(Protocol):
         """Of its rows, beside those that all rows have."""
 
     def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
-        """All work, in a fixed order."""
+        """All work, in a fixed order.
+
+        Raises:
+            InputError: there are too few pictures for it.
+        """
 
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         """Compute a unit; yields the rows of one picture after another.

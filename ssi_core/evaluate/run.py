@@ -17,11 +17,11 @@ from ..artifact import write_text
 from ..errors import DenoiserError, InputError
 from ..inversion import Progress
 from ..version import __version__
-from .bench import process_of
+from .bench import Rows, process_of
 from .exact import TARGETS
 from .images import Picture, load_survey, save_survey, survey
 from .plan import FILE, Plan
-from .shards import Shard
+from .shards import Refused, Shard
 from .store import KEY, PARTS, Appender, Row, gather, merge, on_disk, only_run
 from .study import STUDIES, Bench, Unit, failed_rows
 
@@ -117,8 +117,7 @@ def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None
     notes = check_fit(plan, denoise)
     with on_disk(folder), only_run(folder) if shard.leads else nullcontext():
         pictures = _prepare(plan, denoise, folder, task, shard)
-        study, columns = STUDIES[plan.study], columns_of(plan)
-        units = list(study.units(plan, [p for p in pictures if p.inverted]))
+        units, columns = _units(plan, pictures), columns_of(plan)
         if shard.leads:  # what a killed run left behind goes to where it belongs, before anyone adds to it
             done = gather(folder, columns, plan.digest)
             if (folder / PARTS).is_dir():
@@ -168,7 +167,7 @@ def load_results(folder: Path) -> Results:
     plan = Plan.load(folder)
     pictures = load_survey(folder / SURVEY)
     found = gather(folder, columns_of(plan), plan.digest)
-    units = list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
+    units = _units(plan, pictures)
     rows = _ordered(units, found)
     if len(rows) < sum(len(unit.keys) for unit in units):
         raise InputError(f"results {folder}: are not complete; run `ssi evaluate` with the same options again")
@@ -196,23 +195,34 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
             )  # fmt: skip
         else:
             pictures = []
+        _units(plan, pictures)  # too few pictures, found before anything is written
         plan.save(folder)
         save_survey(folder / SURVEY, pictures)
     except InputError as error:
         shard.tell(str(error))
-        raise
+        raise Refused(str(error)) from error
     shard.tell("")
     return pictures
 
 
+def _units(plan: Plan, pictures: Sequence[Picture]) -> list[Unit]:
+    return list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
+
+
+def _computed(bench: Bench, unit: Unit) -> list[Rows]:
+    """The rows of a unit, as they come; those that the model fails on say so (`bench.Unit.separable`)."""
+    study = STUDIES[bench.plan.study]
+    try:
+        return list(study.run(bench, unit))
+    except DenoiserError as error:
+        if unit.separable and len(unit.keys) > 1:
+            return [rows for one in unit.alone() for rows in _computed(bench, one)]
+        return list(failed_rows(study, bench.plan, unit, error))
+
+
 def _carry_out(bench: Bench, unit: Unit, part: Appender, done: dict[Any, Row]) -> None:
     """Compute a unit and append the rows that are missing, one picture's after another's."""
-    study, plan = STUDIES[bench.plan.study], bench.plan
-    position = 0
-    try:
-        groups = list(study.run(bench, unit))
-    except DenoiserError as error:
-        groups = list(failed_rows(study, plan, unit, error))
+    plan, position, groups = bench.plan, 0, _computed(bench, unit)
     for group in groups:
         complete = []
         for row in group:

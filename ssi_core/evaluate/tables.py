@@ -21,7 +21,8 @@ _FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse"
 _ABOUT = {
     "nfe": "evaluations of the network, there and back",
     "mse_median": "median of the same: a few pictures that fail badly move the mean, not it",
-    "wins": "share of pictures on which the error is smaller than that of the base method in the same setting",
+    "wins": "share of pictures on which the error is smaller than that of the base method in the same setting; who "
+    "fails on a picture has lost it",
     "cosine": "mean cosine of a noise with those of the same picture under other seeds",
     "norm": "norm of the noise over sqrt(d); 1 for Gaussian noise",
     "distance": "mean distance of the samples to the manifold",
@@ -52,16 +53,43 @@ def mean(rows: Sequence[Row], name: str) -> float:
 
 
 def ratios(results: Results, arm: str, against: str, set_: str) -> list[float]:
-    """For each picture of a set that both arms have: the error of `against` over that of `arm`."""
-    theirs = {row["index"]: float(row["mse"]) for row in results.of(against, set_)}
-    pairs = [(float(r["mse"]), theirs[r["index"]]) for r in results.of(arm, set_) if r["index"] in theirs]
-    return [other / ours if ours > 0 else math.inf for ours, other in pairs]
+    """For each picture of a set that either arm has: the error of `against` over that of `arm`.
+
+    An arm that failed has lost: 0 where `arm` did, infinity where `against` did.
+    """
+    ours, theirs = ({r["index"]: float(r["mse"]) for r in results.of(name, set_)} for name in (arm, against))
+    known = sorted({*ours, *theirs}, key=int) if against else []
+    return [_over(theirs.get(index, math.inf), ours.get(index, math.inf)) for index in known]
+
+
+def _over(theirs: float, ours: float) -> float:
+    if ours == theirs:
+        return 1.0
+    return theirs / ours if ours > 0 else math.inf
 
 
 def wins(results: Results, arm: str, against: str, set_: str) -> float:
     """On what share of a set's pictures `arm` has the smaller error; NaN where nothing can be compared."""
     found = ratios(results, arm, against, set_)
     return sum(ratio > 1 for ratio in found) / len(found) if found else math.nan
+
+
+def compared(results: Results, set_: str) -> dict[str, list[Row]]:
+    """The rows of a set that means are taken over: those of pictures that no arm failed on, or the arm that did would
+    be flattered. Arms without any row have none; arms that no set belongs to (samples) have all of theirs.
+    """
+    arms = results.plan.arms
+    own = {arm.name: results.of(arm.name, None if arm.target == "samples" else set_) for arm in arms}
+    told = [{_place(row) for row in own[a.name]} for a in arms if a.target != "samples" and own[a.name]]
+    shared = set.intersection(*told) if told else set()
+    return {
+        arm.name: own[arm.name] if arm.target == "samples" else [r for r in own[arm.name] if _place(r) in shared]
+        for arm in arms
+    }
+
+
+def _place(row: Row) -> tuple[str, str]:
+    return row["index"], row["repeat"]
 
 
 def floors(shape: tuple[int, int, int]) -> dict[str, float]:
@@ -97,9 +125,9 @@ def about(name: str) -> str:
 
 def _means(results: Results, preset: Preset, set_: str) -> Table:
     plan, rows = results.plan, []
-    floor = floors(plan.shape)
+    floor, kept = floors(plan.shape), compared(results, set_)
     for arm in plan.arms:
-        own = results.of(arm.name, None if arm.target == "samples" else set_)
+        own = kept[arm.name]
         lost = sum(r["arm"] == arm.name and r["set"] in (set_, "samples") for r in results.failed)
         cells = []
         for name in preset.columns:
@@ -119,6 +147,11 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
         printed = [f"{figures[name]:.3f}" if name in figures else "" for name in preset.columns]
         rows.append([f"paper: {'true Gaussian' if arm_name == GAUSSIAN else arm_name}", "", *printed])
     notes = [f"{name}: {why}" for name, why in plan.missing.items() if name in preset.columns]
+    if any(row["set"] in (set_, "samples") for row in results.failed):
+        notes.append(
+            "Some failed: n and all means are of the pictures that every arm could do, leaving aside arms that failed "
+            "on all; in the share of wins and in ratios of errors an arm that failed has lost."
+        )
     if preset.paper:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
                      f"this is {plan.model}, with pictures of {plan.shape[2]}x{plan.shape[1]}: compare each with the "
@@ -130,6 +163,11 @@ def _distances(results: Results, preset: Preset) -> list[Table]:
     """Per kind of pictures: distance and arm against the blends' weight."""
     plan, found, made = results.plan, measured(results), []
     kinds = list(dict.fromkeys(row["set"] for row in found))
+    if not kinds:
+        note = (
+            "No distance: fewer than two pairs of a set were blended by every arm, or fewer than two pictures are left."
+        )
+        return [Table(f"{preset.title}: as sets", ["distance", "n"], [], [note])]
     weights = [repr(weight) for weight in plan.options["weights"]]
     for kind in kinds:
         rows, sizes = [], set()
@@ -161,6 +199,9 @@ def _curves(results: Results, preset: Preset) -> Table:
     rows = []
     for arm in results.plan.arms:
         own = [(float(r["sigma"]), float(r["curve"])) for r in results.of(arm.name)]
+        if not own:
+            rows.append([arm.name, *["failed"] * len(LEVELS)])
+            continue
         nearest = [min(own, key=lambda at, level=level: abs(math.log(at[0] / level))) for level in LEVELS]  # type: ignore[misc]
         rows.append([arm.name, *(f"{value:.3f}" for _, value in nearest)])
     return Table(preset.title, ["|E[x0|x] - x| / (sigma sqrt d) at sigma", *(f"{level:g}" for level in LEVELS)], rows, [
@@ -173,7 +214,7 @@ def _samples(results: Results, preset: Preset) -> Table:
     for arm in results.plan.arms:
         own = results.of(arm.name)
         cells = {name: mean(own, name) for name in preset.columns}
-        cells["distance_max"] = max(values(own, "distance_max"))
+        cells["distance_max"] = max(values(own, "distance_max"), default=math.nan)
         count = int(sum(values(own, "samples")))
         rows.append([arm.name, f"{count:,}", *(cell(name, value) for name, value in cells.items())])
     rows.append(
