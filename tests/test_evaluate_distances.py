@@ -139,7 +139,7 @@ def test_the_summary_names_what_is_missing_and_warns(found):
     assert [row[0] for row in noise.rows] == ["base", "SSI", "sampled directly", "true Gaussian noise"]
     assert [row[:2] for row in noise.rows[:3]] == [["base", "4"], ["SSI", "4"], ["sampled directly", "2"]]
     fid = next(row for row in sets.rows if row[0] == "fid")
-    assert fid[2:] == ["weights missing"] * len(WEIGHTS)
+    assert fid[2:] == ["weights missing, see below"] * len(WEIGHTS)
     assert any("pt_inception-2015-12-05-6726825d.pth" in note for note in sets.notes)
     assert any("with few pictures claim nothing" in note for note in sets.notes)
     direct = next(row for row in sets.rows if row[0] == "haar_fd: sampled directly")

@@ -91,8 +91,12 @@ class Bench:
         self.nfe += found.nfe
         return found
 
+    def way_back(self, arm: Arm, found: Inversion) -> Tensor:
+        """The levels over which an inversion's noise is sampled."""
+        return self.sigmas(arm) if arm.way_back == "full" else found.sigmas
+
     def down(self, arm: Arm, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, int]:
-        """Noise to pictures, on the grid of an inversion; and the evaluations that it took.
+        """Noise to pictures, over given levels (`way_back`); and the evaluations that it took.
 
         Raises:
             DenoiserError, InputError: as `reconstruct`.
@@ -111,7 +115,7 @@ class Bench:
     def round_trip(self, arm: Arm, images: Tensor, seeds: Sequence[int]) -> Trip:
         """There and back; raises as `up` and `down`."""
         found = self.up(arm, images, seeds)
-        back, nfe = self.down(arm, found.noise, found.sigmas)
+        back, nfe = self.down(arm, found.noise, self.way_back(arm, found))
         return Trip(images.cpu(), found.noise.cpu(), back.cpu(), found.nfe + nfe)
 
     def keep(self, arm: Arm, name: str, picture: Tensor) -> None:

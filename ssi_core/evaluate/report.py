@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..report.page import inlined, legible, render
 from ..report.tables import Table, as_csv, markdown
 from ..version import __version__
+from .deviations import DEVIATIONS
 from .presets import PRESETS, find_preset
 from .run import RUN, Results
 from .store import reason
@@ -61,14 +62,16 @@ def page(results: Results, made: list[Table], plots: list[Path], captions: Mappi
         captions: what each shows, by the file's stem.
     """
     preset = PRESETS[results.plan.preset]
-    names = [name for name in preset.columns if about(name) != name]
+    own = ("solver", "way back") if results.sets else ()
+    names = [name for name in (*own, *preset.columns) if about(name) != name]
     runs = results.folder / RUN
     return render(
         "ssi_core.evaluate", "report.html.jinja",
         preset=preset, plan=results.plan, tables=made, plots=inlined(plots, captions), version=__version__,
         used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.reference],
         skipped=[p for p in results.pictures if p.skipped],
-        failed=results.failed, notes=results.notes, legend=[(name, about(name)) for name in names],
+        failed=results.failed, notes=results.notes, deviations=DEVIATIONS.get(results.plan.preset, ()),
+        legend=[(name, about(name)) for name in names],
         facts=json.dumps(results.plan.facts(), indent=1),
         runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],
     )  # fmt: skip

@@ -138,7 +138,9 @@ class Interpolations:
         found = bench.up(unit.arm, images, [plan.seed + p.index for p in unit.pictures])
         blended = slerp(found.noise[:1], found.noise[1:], weights)
         # The ends are sampled with the blends: what each noise gives back belongs on the sheet.
-        back, nfe = bench.down(unit.arm, torch.cat([found.noise[:1], blended, found.noise[1:]]), found.sigmas)
+        back, nfe = bench.down(
+            unit.arm, torch.cat([found.noise[:1], blended, found.noise[1:]]), bench.way_back(unit.arm, found)
+        )
         for which, picture in (("a", images[:1]), ("b", images[1:])):
             bench.keep(unit.arm, f"{unit.pictures[0].index:05d}.{which}", picture.cpu())
         for k, frame in enumerate(back.cpu().split(1)):

@@ -11,6 +11,7 @@ import torch
 from ..gaussianity import FIGURES, gaussianity
 from ..report.tables import Table
 from .distances import DISTANCES, measured
+from .exact import TARGETS
 from .metrics import METRICS
 from .presets import GAUSSIAN, Preset
 from .run import Results
@@ -20,13 +21,15 @@ _FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse"
             "chan": ".4f", "std": ".3f", "chi_z": ".1f", "distance": ".2e", "distance_max": ".2e"}  # fmt: skip
 _ABOUT = {
     "nfe": "evaluations of the network, there and back",
+    "solver": "of the inversion and of the way back",
+    "way back": "sampled over the levels of the inversion (own) or over the whole schedule",
     "mse_median": "median of the same: a few pictures that fail badly move the mean, not it",
     "wins": "share of pictures on which the error is smaller than that of the base method in the same setting; who "
     "fails on a picture has lost it",
     "cosine": "mean cosine of a noise with those of the same picture under other seeds",
     "norm": "norm of the noise over sqrt(d); 1 for Gaussian noise",
-    "distance": "mean distance of the samples to the manifold",
-    "distance_max": "largest distance of any sample to the manifold",
+    "distance": "mean distance of the samples to the manifold at the smallest level, before the last step",
+    "distance_max": "largest distance of any sample there",
     "std_x": "standard deviation along x, mean over chunks of samples",
     "std_y": "standard deviation along y",
     "rarest": "smallest share of samples that any of the eight points gets in a chunk, mean over chunks",
@@ -109,7 +112,9 @@ def tables(results: Results, preset: Preset) -> list[Table]:
 
 
 def _lacking(why: str) -> str:
-    return "weights missing" if "weights" in why else "not computed"
+    """In a cell; how to get it stands below the table."""
+    what = why.partition(":")[0]
+    return f"{what}, see below" if what in ("weights missing", "package missing") else "not computed, see below"
 
 
 def cell(name: str, value: float) -> str:
@@ -140,12 +145,14 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
                 cells.append(cell("mse", statistics.median(found) if found else math.nan))
             else:
                 cells.append(cell(name, mean(own, name)))
-        rows.append([arm.name, str(len(own)) + (f" ({lost} failed)" if lost else ""), *cells])
+        count = str(len(own)) + (f" ({lost} failed)" if lost else "")
+        back = "whole" if arm.way_back == "full" or not arm.skip else "own"
+        rows.append([arm.name, count, arm.solver, back, *cells])
     known = [cell(name, floor[name]) if name in floor else "" for name in preset.columns]
-    rows.append(["true Gaussian noise", "", *known])
+    rows.append(["true Gaussian noise", "", "", "", *known])
     for arm_name, figures in preset.paper.items():
         printed = [f"{figures[name]:.3f}" if name in figures else "" for name in preset.columns]
-        rows.append([f"paper: {'true Gaussian' if arm_name == GAUSSIAN else arm_name}", "", *printed])
+        rows.append([f"paper: {'true Gaussian' if arm_name == GAUSSIAN else arm_name}", "", "", "", *printed])
     notes = [f"{name}: {why}" for name, why in plan.missing.items() if name in preset.columns]
     if any(row["set"] in (set_, "samples") for row in results.failed):
         notes.append(
@@ -156,7 +163,7 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
                      f"this is {plan.model}, with pictures of {plan.shape[2]}x{plan.shape[1]}: compare each with the "
                      f"Gaussian row of its own, not with each other.")  # fmt: skip
-    return Table(f"{preset.title}: {set_}", ["arm", "n", *preset.columns], rows, notes)
+    return Table(f"{preset.title}: {set_}", ["arm", "n", "solver", "way back", *preset.columns], rows, notes)
 
 
 def _distances(results: Results, preset: Preset) -> list[Table]:
@@ -217,8 +224,10 @@ def _samples(results: Results, preset: Preset) -> Table:
         cells["distance_max"] = max(values(own, "distance_max"), default=math.nan)
         count = int(sum(values(own, "samples")))
         rows.append([arm.name, f"{count:,}", *(cell(name, value) for name, value in cells.items())])
-    rows.append(
-        ["the data: eight points", "", "0", "0", f"{math.sqrt(2):.3f}", f"{math.sqrt(2):.3f}", "0.125", "0.125"]
-    )
-    rows.append(["the data: Gaussian on x axis", "", "0", "0", "1.000", "0.000", "", ""])
-    return Table(preset.title, ["distribution", "samples", *preset.columns], rows, [])
+    # Noise of that level across the manifold: a Rayleigh distance around a point, a half-normal one beside a line.
+    level = TARGETS["eight-points"].sigma_min
+    away = [cell("distance", level * math.sqrt(x)) for x in (math.pi / 2, 2 / math.pi)]
+    rows.append(["the data: eight points", "", away[0], "", "1.414", "1.414", "0.125", "0.125"])
+    rows.append(["the data: Gaussian on x axis", "", away[1], "", "1.000", "0.000", "", ""])
+    note = f"Distances of the data are those of data with noise of sigma {level:g}."
+    return Table(preset.title, ["distribution", "samples", *preset.columns], rows, [note])
