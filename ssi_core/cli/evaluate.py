@@ -97,6 +97,8 @@ def evaluate_command(
 def _report(results: Results, folder: Path) -> None:
     for note in results.notes:
         warn(f"fitted to this model: {note}")
+    if results.mixed:
+        warn(results.mixed)
     skipped = [picture for picture in results.pictures if picture.skipped]
     if skipped:
         warn(f"{len(skipped)} files left out, first {skipped[0].shown}: {skipped[0].skipped}; all are in images.csv")

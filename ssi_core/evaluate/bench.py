@@ -8,6 +8,7 @@ that only those that it fails on are lost; that too is the same whoever does it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -129,6 +130,17 @@ def process_of(denoise: Any) -> Process:
     """A denoiser's own process; VE where it does not say."""
     found: Process = getattr(denoise, "process", VE())
     return found
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """float32 that is float32: by default torch rounds what convolutions on newer GPUs are given to TF32's 10 bits."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Lower:

@@ -81,8 +81,8 @@ def survey(
         seed: of the order in which a folder is looked through.
         size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
         watch: called with the number of files tried so far.
-        reference: how many more, at most, to compare results with; in a folder that has not enough for both, half
-            are inverted and half compared with.
+        reference: how many more, at most, to compare results with; where there are not enough for both, half are
+            inverted and half compared with.
         out: where this evaluation writes; what lies there is not looked at, nor hidden folders, nor those that any
             other evaluation has written.
 
@@ -116,14 +116,23 @@ def survey(
     if not seen:
         reasons = "; ".join(f"{p.shown}: {p.skipped}" for p in found[:3]) or "it is empty"
         raise InputError(f"images {folder}: no picture in it can be used ({reasons}); give a folder of pictures")
-    if reference and sum(p.reference for p in found) < 2:
+    count = _inverted(len(seen), limit, reference)
+    if reference and count != sum(p.inverted for p in found):
         if len(seen) < 4:
             raise InputError(
                 f"images {folder}: {len(seen)} pictures can be used; at least 4 are wanted, to invert half of them and "
                 f"compare with the others"
             )
-        found = [replace(p, reference=p.index >= len(seen) // 2) for p in found]
+        found = [replace(p, reference=p.index >= count) for p in found]
     return found
+
+
+def _inverted(there: int, limit: int, reference: int) -> int:
+    """How many of so many pictures are inverted: up to the limit, if as many as they give blends are left to compare
+    with; or else half."""
+    count = min(limit or there, there)
+    left = there - count
+    return count if left >= (max(2, min(reference, count // 2)) if reference else 0) else there // 2
 
 
 def save_survey(path: Path, pictures: list[Picture]) -> None:
@@ -185,7 +194,8 @@ def _demo(limit: int, size: int, reference: int) -> list[Picture]:
         (kind, i, stack[i : i + 1], later)
         for later in (False, True)
         for kind, stack in (("scenes", scenes), ("photos", photos))
-        for i in (range(count, len(stack)) if later else range(min(count, len(stack))))
+        for inverted in [_inverted(len(stack), count, reference)]
+        for i in (range(inverted, len(stack)) if later else range(inverted))
     ]
     return [
         Picture(index, kind, f"{kind} {i}", tensor_sha256(pixels), reference=later)

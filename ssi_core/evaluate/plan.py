@@ -39,7 +39,8 @@ class Arm:
     against: str = ""
     """The arm that this one's reconstructions are compared with, picture by picture."""
     precision: str = "float32"
-    """What the denoiser is given, computes and gives; the solver's own arithmetic stays float32."""
+    """What the denoiser is given, computes and gives; the solver's own arithmetic stays float32. No TF32
+    (`bench.whole_float32`)."""
     way_back: str = "own"
     """What the noise is sampled over: the "own" levels of its inversion, which end in one denoising at the skip; or the
     "full" schedule, as the paper's sampling is. The same for the base method."""

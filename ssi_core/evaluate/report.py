@@ -13,7 +13,7 @@ from ..report.tables import Table, as_csv, markdown
 from ..version import __version__
 from .deviations import DEVIATIONS
 from .presets import PRESETS, find_preset
-from .run import RUN, Results
+from .run import Results, read_runs
 from .store import reason
 from .tables import about, tables
 
@@ -64,7 +64,6 @@ def page(results: Results, made: list[Table], plots: list[Path], captions: Mappi
     preset = PRESETS[results.plan.preset]
     own = ("solver", "way back") if results.sets else ()
     names = [name for name in (*own, *preset.columns) if about(name) != name]
-    runs = results.folder / RUN
     return render(
         "ssi_core.evaluate", "report.html.jinja",
         preset=preset, plan=results.plan, tables=made, plots=inlined(plots, captions), version=__version__,
@@ -73,5 +72,5 @@ def page(results: Results, made: list[Table], plots: list[Path], captions: Mappi
         failed=results.failed, notes=results.notes, deviations=DEVIATIONS.get(results.plan.preset, ()),
         legend=[(name, about(name)) for name in names],
         facts=json.dumps(results.plan.facts(), indent=1),
-        runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],
+        runs=read_runs(results.folder)[1], mixed=results.mixed,
     )  # fmt: skip

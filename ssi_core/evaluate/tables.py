@@ -191,6 +191,13 @@ def _distances(results: Results, preset: Preset) -> list[Table]:
                 cells = [f"{float(at.get(weight, first)['value']):.2f}" for weight in weights]
                 rows.append([f"{name}: {arm}", first["pictures"], *cells])
         notes = [f"To {' and '.join(sorted(sizes))} pictures of the same kind that nothing was made of. {WEAK}"]
+        used = sum(p.inverted and p.set == kind for p in results.pictures)
+        if not plan.limit or used < plan.limit:
+            known = sum(p.reference and p.set == kind for p in results.pictures)
+            notes.append(
+                f"{used} pictures were inverted and {known} are compared with, half of all each: there are not enough "
+                f"for {plan.limit or 'all'} and {plan.options['reference']}."
+            )
         if len(kinds) > 1:
             notes.append(
                 "Pictures sampled directly are of every kind that the model draws: no bound for one kind alone."
