@@ -305,6 +305,10 @@ def test_wins_are_counted_picture_by_picture(pictures, tmp_path):
     ours = {r["index"]: float(r["mse"]) for r in found.of(arm.name)}
     assert wins(found, arm.name, arm.against, "images") == sum(ours[i] < base[i] for i in base) / len(base)
     assert math.isnan(wins(found, arm.against, "", "images"))
+    logs = torch.tensor([math.log(base[i] / ours[i]) for i in base], dtype=torch.float64)
+    (table,) = tables(found, PRESETS["regimes"])
+    said = f"{arm.name} {float(logs.mean()):.2f} +- {float(logs.std()) / 2:.2f} (n 4)"
+    assert any(said in note for note in table.notes)
 
 
 def test_what_is_missing_is_said_with_how_to_get_it(pictures, tmp_path, monkeypatch):

@@ -95,6 +95,14 @@ def _place(row: Row) -> tuple[str, str]:
     return row["index"], row["repeat"]
 
 
+def _log_ratio(results: Results, arm: str, against: str, set_: str) -> str:
+    """Mean and standard error of the log of `ratios`, of those that neither arm failed on; "" for fewer than two."""
+    logs = [math.log(ratio) for ratio in ratios(results, arm, against, set_) if 0 < ratio < math.inf]
+    if len(logs) < 2:
+        return ""
+    return f"{statistics.mean(logs):.2f} +- {statistics.stdev(logs) / math.sqrt(len(logs)):.2f} (n {len(logs)})"
+
+
 def floors(shape: tuple[int, int, int]) -> dict[str, float]:
     """What true Gaussian noise of a shape reaches, by figure."""
     floor = gaussianity(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))).floor
@@ -158,6 +166,12 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
         notes.append(
             "Some failed: n and all means are of the pictures that every arm could do, leaving aside arms that failed "
             "on all; in the share of wins and in ratios of errors an arm that failed has lost."
+        )
+    pairs = [(a.name, _log_ratio(results, a.name, a.against, set_)) for a in plan.arms if a.against]
+    if "mse" in preset.columns and (known_pairs := [f"{name} {said}" for name, said in pairs if said]):
+        notes.append(
+            "Mean over pictures of ln(base method's error / arm's error), above 0 where the arm reconstructs better, +- "
+            f"its standard error: {'; '.join(known_pairs)}."
         )
     if preset.paper:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
