@@ -167,11 +167,12 @@ def _means(results: Results, preset: Preset, set_: str) -> Table:
             "Some failed: n and all means are of the pictures that every arm could do, leaving aside arms that failed "
             "on all; in the share of wins and in ratios of errors an arm that failed has lost."
         )
-    pairs = [(a.name, _log_ratio(results, a.name, a.against, set_)) for a in plan.arms if a.against]
-    if "mse" in preset.columns and (known_pairs := [f"{name} {said}" for name, said in pairs if said]):
+    against = [arm for arm in plan.arms if arm.against and "mse" in plan.metrics and "mse" in preset.columns]
+    pairs = [f"{a.name} {said}" for a in against if (said := _log_ratio(results, a.name, a.against, set_))]
+    if pairs:
         notes.append(
-            "Mean over pictures of ln(base method's error / arm's error), above 0 where the arm reconstructs better, +- "
-            f"its standard error: {'; '.join(known_pairs)}."
+            "Mean over pictures of ln(base method's error / arm's), above 0 where the arm reconstructs better, +- "
+            f"its standard error: {'; '.join(pairs)}."
         )
     if preset.paper:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
