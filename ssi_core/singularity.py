@@ -52,15 +52,15 @@ class SingularityCurve:
     alignment_clean: Tensor
     """The same cosine for the noise predicted at x0, which has seen no n: what chance gives, [K, B]."""
     knee: Tensor
-    """[B], the sigma under which `noised` falls with sigma (`knee`); 0 where it never does."""
+    """[B], the smallest level above those at which `noised` falls with sigma (`knee`); 0 where it never does."""
     unaligned: Tensor
-    """[B], the largest sigma at which `alignment` lies under `ALIGNED`; 0 where it never does."""
+    """[B], the smallest level above those at which `alignment` lies under `ALIGNED` for good; 0 where it never does."""
     nfe: int
     """Evaluations of the denoiser, each over the whole batch: two a level."""
 
     @property
     def stops(self) -> Tensor:
-        """[B]: the network follows the noise above this sigma, and not below; 0: it follows at every level."""
+        """[B]: the network follows the noise from this level up, and not below; 0: it follows at every level."""
         return torch.maximum(self.knee, self.unaligned)
 
     @property
@@ -75,7 +75,7 @@ class SingularityCurve:
                 yield {
                     "image": b, "sigma": sigma, "noised": float(self.noised[k, b]), "clean": float(self.clean[k, b]),
                     "alignment": float(self.alignment[k, b]), "alignment_clean": float(self.alignment_clean[k, b]),
-                    "follows": float(sigma > float(self.stops[b])),
+                    "follows": float(sigma >= float(self.stops[b])),
                 }  # fmt: skip
 
     def csv(self) -> str:
@@ -138,6 +138,7 @@ def singularity_curve(
     ve = torch.stack([float64(process.snr(sigma)) for sigma in levels.tolist()]) ** -0.5
     knees = torch.tensor([knee(ve, column, levels) for column in measured["noised"].T], dtype=torch.float64)
     lost = torch.tensor([_lost(ve, column, levels) for column in measured["alignment"].T], dtype=torch.float64)
+    knees, lost = _one_up(levels, knees), _one_up(levels, lost)
     return SingularityCurve(sigmas=levels, **measured, knee=knees, unaligned=lost, nfe=guarded.nfe)
 
 
@@ -175,6 +176,12 @@ def _lost(sigmas: Tensor, alignment: Tensor, named: Tensor) -> float:
     low = (alignment < ALIGNED).flip(0).cummin(0).values.flip(0)  # it, and all at smaller levels
     settled = float(alignment[-1]) > NOWHERE and not _falls_at_the_end(sigmas, alignment)
     return float(named[low].max()) if bool(low.any()) and not settled else 0.0
+
+
+def _one_up(levels: Tensor, failing: Tensor) -> Tensor:
+    """The next level above the largest that fails: with few levels the safe side of what lies between the two."""
+    at = torch.searchsorted(levels.flip(0).contiguous(), failing.contiguous())
+    return torch.where(failing > 0, levels.flip(0)[(at + 1).clamp(max=len(levels) - 1)], failing)
 
 
 def _falls_at_the_end(sigmas: Tensor, curve: Tensor) -> bool:

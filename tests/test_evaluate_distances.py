@@ -120,7 +120,7 @@ def test_blends_that_failed_are_left_out_of_every_set(pictures, tmp_path):
     plan = replace(
         plan, arms=tuple(replace(arm, steps=4) for arm in plan.arms), options={**plan.options, "weights": [0.5]}
     )
-    found = evaluate(plan, Toy(fatal=1, error=DenoiserError("NaN")), tmp_path)
+    found = evaluate(plan, Toy(fatal=1, error=DenoiserError("NaN")), tmp_path)  # a pair is not tried again
     assert [(r["arm"], r["index"]) for r in found.failed] == [("base", "0")]
     assert {(r["arm"], r["pictures"]) for r in measured(found)} == {
         (arm, "2") for arm in ("base", "SSI", "sampled directly", THEMSELVES)
@@ -139,7 +139,7 @@ def test_the_summary_names_what_is_missing_and_warns(found):
     assert [row[0] for row in noise.rows] == ["base", "SSI", "sampled directly", "true Gaussian noise"]
     assert [row[:2] for row in noise.rows[:3]] == [["base", "4"], ["SSI", "4"], ["sampled directly", "2"]]
     fid = next(row for row in sets.rows if row[0] == "fid")
-    assert fid[2:] == ["weights missing"] * len(WEIGHTS)
+    assert fid[2:] == [found.plan.missing["fid"].partition(":")[0] + ", see below"] * len(WEIGHTS)
     assert any("pt_inception-2015-12-05-6726825d.pth" in note for note in sets.notes)
     assert any("with few pictures claim nothing" in note for note in sets.notes)
     direct = next(row for row in sets.rows if row[0] == "haar_fd: sampled directly")
@@ -171,9 +171,11 @@ def test_a_survey_leaves_pictures_to_compare_with(pictures, tmp_path):
     assert [(p.index, p.reference) for p in listed] == [(i, i >= 5) for i in range(8)]
     save_survey(tmp_path / "images.csv", listed)
     assert load_survey(tmp_path / "images.csv") == listed
-    for limit in (0, 8, 1000):  # too few for both: half and half
+    for limit in (0, 7, 8, 1000):  # too few for both: half and half; 7 leave 2, fewer than their blends
         halved = survey(str(pictures), limit, 0, 16, reference=3)
         assert [(p.index, p.reference) for p in halved] == [(i, i >= 4) for i in range(9)]
+    listed = survey(str(pictures), 6, 0, 16, reference=3)
+    assert [p.reference for p in listed] == [False] * 6 + [True] * 3
     with pytest.raises(InputError, match="3 pictures can be used; at least 4 are wanted"):
         survey(str(folder(tmp_path / "few", count=3)), 2, 0, 16, reference=3)
 
@@ -187,6 +189,24 @@ def test_the_demo_compares_with_pictures_that_are_not_inverted():
     assert listed[:4] == survey(DEMO, 2, 0, 32)
     assert len({p.sha256 for p in listed}) == 10
     assert all(read_picture(DEMO, p, 32).shape == (1, 3, 32, 32) for p in listed)
+
+
+def test_a_demo_set_that_is_too_small_for_both_is_halved():
+    there = len([p for p in survey(DEMO, 0, 0, 32) if p.set == "photos"])
+    photos = [p for p in survey(DEMO, there - 1, 0, 32, reference=5) if p.set == "photos"]
+    assert [p.reference for p in photos] == [False] * (there // 2) + [True] * (there - there // 2)
+
+
+def test_a_folder_that_was_halved_is_said_to_be(pictures, tmp_path):
+    plan = plan_of("fig11", model="toy", denoise=Toy(), images=str(pictures), limit=8)
+    plan = replace(
+        plan, arms=tuple(replace(arm, steps=4) for arm in plan.arms), options={**plan.options, "weights": [0.5]}
+    )
+    notes = tables(evaluate(plan, Toy(), tmp_path), PRESETS["fig11"])[-1].notes
+    assert (
+        "4 pictures were inverted and 5 are compared with, half of all each: there are not enough for 8 and 5000."
+        in notes
+    )
 
 
 def test_distances_file_is_tidy(found):

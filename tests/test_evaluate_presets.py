@@ -1,24 +1,27 @@
 """The presets: each makes its tables and plots; the paper's settings are the paper's; each experiment is right."""
 
 import csv
+import html
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from evaluations import Toy, folder
 
-from ssi_core import InputError, cosine, invert, karras_sigmas, load_image, mse, slerp
+from ssi_core import SOLVERS, InputError, cosine, invert, karras_sigmas, load_image, mse, reconstruct, slerp
 from ssi_core.evaluate import PRESETS, bench, evaluate, exact, plan_of, planar
 from ssi_core.evaluate import metrics as metrics_room
+from ssi_core.evaluate.deviations import DEVIATIONS
 from ssi_core.evaluate.exact import TARGETS
 from ssi_core.evaluate.images import DEMO
 from ssi_core.evaluate.metrics import METRICS
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
+from ssi_core.evaluate.study import STUDIES
 from ssi_core.evaluate.tables import floors, tables, wins
 from ssi_core.evaluate.trajectories import sampled
-from ssi_core.models.presets import PRESETS as ROWS
 from ssi_core.process import VE, DiscreteVP
 
 
@@ -70,18 +73,93 @@ def test_every_preset_makes_its_tables_plots_and_page(name, pictures, tmp_path):
 
 def test_the_rows_of_table_1_are_the_papers_settings():
     levels = DiscreteVP("linear")
-    for which in ("bedroom-ddim", "bedroom-edm", "imagenet-ddim"):
-        base, ours = PRESETS[f"table1-{which}"].arms
-        for arm, row in ((base, ROWS[f"{which}-base"]), (ours, ROWS[f"{which}-ssi"])):
-            found = torch.as_tensor(arm.sigmas(0.002, 1000.0, levels)[0])
-            assert torch.equal(found, row.sigmas(levels)[: len(found)])
-            assert (arm.skip, arm.solver) == (row.skip(levels), row.solver)
+    for which, steps, skip, solver, smallest in (
+        ("bedroom-ddim", 500, 0.1405, "ddim-current", 0.01483), ("imagenet-ddim", 500, 0.0228, "ddim-current", 0.01483),
+        ("bedroom-edm", 200, 0.1, "euler", 0.002),
+    ):  # fmt: skip
+        base, ours, own = PRESETS[f"table1-{which}"].arms
+        assert (base.steps, base.skip, base.solver) == (steps, 0, solver)
+        assert (ours.steps, ours.solver, ours.way_back) == (steps, "euler", "full")
+        assert ours.skip == pytest.approx(skip, abs=5e-5)
+        assert own == replace(ours, name="SSI, own levels", way_back="own")
+        for arm in (base, ours):
+            found = arm.sigmas(0.002, 1000.0, levels)[0]
+            found = found[found > 0]
+            assert len(found) == steps
+            assert float(found[-1]) == pytest.approx(smallest, rel=1e-3)
+            assert float(found[0]) == pytest.approx(80 if which == "bedroom-edm" else 157.4, rel=1e-3)
         assert PRESETS[f"table1-{which}"].limit == 300
+    # Counted from 1 the skips would be these: said in the report of each.
+    assert [round(float(levels.sigmas[i]), 4) for i in (38, 2)] == [0.1373, 0.0190]
+    for which, digits in (("bedroom", ".1373"), ("imagenet", ".0190")):
+        assert any(digits in words for words in DEVIATIONS[f"table1-{which}-ddim"])
     assert len(PRESETS["table2"].arms) == 12
     assert {(a.steps, a.skip) for a in PRESETS["table2"].arms} == {
         (n, s) for n in (40, 100, 200) for s in (0, 0.01, 0.1, 0.2)
     }
     assert set(PRESETS["table2"].paper) == {a.name for a in PRESETS["table2"].arms}
+
+
+def test_the_papers_presets_sample_over_the_whole_schedule(pictures, tmp_path):
+    for name in ("table1-bedroom-edm", "table2", "fig5", "fig6", "fig11", "fig12"):
+        assert {a.way_back for a in PRESETS[name].arms if a.name != "SSI, own levels" and a.skip} == {"full"}
+    found = evaluate(short("table1-bedroom-edm", pictures), Toy(), tmp_path)
+    rows = {arm: next(r for r in found.of(arm) if r["index"] == "1") for arm in ("SSI", "SSI, own levels")}
+    x0 = load_image(pictures / rows["SSI"]["image"], Toy.image_size)
+    up = invert(Toy(), x0, karras_sigmas(5), skip=0.1, solver="euler", seed=1)
+    for arm, levels in (("SSI", karras_sigmas(5)), ("SSI, own levels", up.sigmas)):
+        back = reconstruct(Toy(), up.noise, levels, solver="euler")
+        assert float(rows[arm]["mse"]) == pytest.approx(float(mse(back, x0)), rel=1e-5)
+        assert int(rows[arm]["nfe"]) == up.nfe + len(levels) - 1
+    assert rows["SSI"]["mse"] != rows["SSI, own levels"]["mse"]
+    (table,) = tables(found, PRESETS["table1-bedroom-edm"])
+    at = table.columns.index("solver")
+    assert [row[at : at + 2] for row in table.rows[:3]] == [["euler", "whole"], ["euler", "whole"], ["euler", "own"]]
+
+
+def test_reports_say_where_they_are_not_the_papers(pictures, tmp_path):
+    for name, preset in PRESETS.items():
+        if preset.source and STUDIES[preset.study].needs_pictures:
+            assert any("whole schedule" in words for words in DEVIATIONS[name])
+    assert set(DEVIATIONS) <= set(PRESETS)
+    write_report(evaluate(short("table1-imagenet-ddim", pictures), Toy(), tmp_path))
+    words = html.unescape((tmp_path / "report.html").read_text())
+    assert "where that is not the paper's" in words
+    assert all(said in words for said in DEVIATIONS["table1-imagenet-ddim"])
+
+
+def test_every_solver_is_in_nfe_or_its_absence_explained():
+    shown = {arm.solver for arm in PRESETS["nfe"].arms}
+    left_out = {
+        "ddim-current", "ddim-target", "euler-vp", "ab2", "fixed-point", "exact",
+    }  # fmt: skip
+    assert shown | left_out == set(SOLVERS) and not shown & left_out
+    words = next(words for words in DEVIATIONS["nfe"] if words.startswith("Left out: "))
+    assert left_out <= set(re.findall(r"[\w-]+", words))
+
+
+def test_ddim_has_both_methods_with_the_same_solver():
+    pairs = {(arm.solver, bool(arm.skip)) for arm in PRESETS["ddim"].arms}
+    assert {("ddim-current", False), ("ddim-current", True), ("euler", False), ("euler", True)} <= pairs
+
+
+def test_figures_7_to_10_are_answered():
+    for name in ("fig7", "fig8", "fig9", "fig10", "fig7-10"):
+        with pytest.raises(
+            InputError, match=r"Figures 7 to 10 .*plots/sheet.png of the presets table1-bedroom-ddim, table1"
+        ):
+            plan_of(name, model="toy", denoise=Toy(), images=DEMO)
+
+
+def test_samples_are_measured_before_the_last_step(tmp_path, pictures):
+    """The last step puts them on the manifold by itself; before it they are as far as data with that noise."""
+    found = evaluate(replace(short("fig13", pictures), arms=PRESETS["fig13"].arms, options={"samples": 4000}), Toy(),
+                     tmp_path)  # fmt: skip
+    (table,) = tables(found, PRESETS["fig13"])
+    at = table.columns.index("distance")
+    for ours, data in ((table.rows[0], table.rows[2]), (table.rows[1], table.rows[3])):
+        assert float(ours[at]) == pytest.approx(float(data[at]), rel=0.05)
+    assert [row[at] for row in table.rows[2:]] == ["2.51e-03", "1.60e-03"]
 
 
 def test_many_seeds_of_one_picture(pictures, tmp_path):
@@ -168,6 +246,8 @@ def test_the_sharpest_denoiser_is_the_mean_of_what_it_remembers():
     wanted = torch.einsum("bn,nchw->bchw", weight / weight.sum(1, keepdim=True), pictures.double())
     memory = exact.Memory(pictures)
     assert torch.allclose(memory(x, sigma).double(), wanted, atol=1e-5)
+    assert torch.allclose(memory(x.double(), sigma.double()), wanted)  # it goes where its input is
+    memory = exact.Memory(pictures)
     near = pictures[[4]] + 0.01
     assert torch.allclose(memory(near, torch.tensor([0.002])), pictures[[4]])
 
@@ -200,7 +280,7 @@ def test_ddim_takes_the_models_own_levels():
     toy = Toy()
     toy.process = DiscreteVP("cosine")
     toy.sigma_min, toy.sigma_max = toy.process.sigma_min, toy.process.sigma_max
-    base, ours = plan_of("table1-bedroom-ddim", model="toy", denoise=toy, images=DEMO).arms
+    base, ours, _ = plan_of("table1-bedroom-ddim", model="toy", denoise=toy, images=DEMO).arms
     assert ours.skip == float(toy.process.sigmas[39])
     levels, note = base.sigmas(toy.sigma_min, toy.sigma_max, toy.process)
     assert torch.equal(levels, toy.process.sigmas[1::2].flip(0))
@@ -225,6 +305,10 @@ def test_wins_are_counted_picture_by_picture(pictures, tmp_path):
     ours = {r["index"]: float(r["mse"]) for r in found.of(arm.name)}
     assert wins(found, arm.name, arm.against, "images") == sum(ours[i] < base[i] for i in base) / len(base)
     assert math.isnan(wins(found, arm.against, "", "images"))
+    logs = torch.tensor([math.log(base[i] / ours[i]) for i in base], dtype=torch.float64)
+    (table,) = tables(found, PRESETS["regimes"])
+    said = f"{arm.name} {float(logs.mean()):.2f} +- {float(logs.std()) / 2:.2f} (n 4)"
+    assert any(said in note for note in table.notes)
 
 
 def test_what_is_missing_is_said_with_how_to_get_it(pictures, tmp_path, monkeypatch):
@@ -236,9 +320,15 @@ def test_what_is_missing_is_said_with_how_to_get_it(pictures, tmp_path, monkeypa
     found = evaluate(plan, Toy(), tmp_path / "out")
     (table,) = tables(found, PRESETS["table1-bedroom-edm"])
     column = table.columns.index("lpips")
-    assert [row[column] for row in table.rows[:2]] == ["weights missing"] * 2
+    assert [row[column] for row in table.rows[:2]] == ["weights missing, see below"] * 2
     assert any(note.startswith("lpips: weights missing: download") for note in table.notes)
     assert "lpips" not in next(csv.reader((tmp_path / "out" / "results.csv").open()))
+    monkeypatch.setattr(metrics_room.importlib.util, "find_spec", lambda name: None)
+    plan = short("table1-bedroom-edm", pictures)
+    (table,) = tables(evaluate(plan, Toy(), tmp_path / "none"), PRESETS["table1-bedroom-edm"])
+    assert table.rows[0][column] == "package missing, see below"
+    assert any("pip install 'lpips'" in note and "weights, https://" in note for note in table.notes)
+    monkeypatch.setattr(metrics_room.importlib.util, "find_spec", lambda name: object())
     # With the weights there it is measured, and that is another plan.
     weights = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     weights.parent.mkdir(parents=True)

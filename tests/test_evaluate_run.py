@@ -3,20 +3,23 @@
 import csv
 import errno
 import importlib
+import io
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import weakref
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
-from evaluations import ARMS, SIZE, Toy, folder, plan
+from evaluations import ARMS, SIZE, Coupled, Toy, folder, plan
 
-from ssi_core import DenoiserError, InputError, invert, karras_sigmas, load_image, mse, reconstruct
+from ssi_core import InputError, invert, karras_sigmas, load_image, mse, reconstruct
 from ssi_core.cli import main
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
 from ssi_core.evaluate.plan import Arm
@@ -38,9 +41,9 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wanted(pictures, tmp_path_factory):
-    """The table that one undisturbed process makes."""
+    """The table that one undisturbed process makes, of a toy whose bits depend on what is in its batches."""
     out = tmp_path_factory.mktemp("one")
-    evaluate(plan(pictures, Toy()), Toy(), out)
+    evaluate(plan(pictures, Coupled()), Coupled(), out)
     return (out / RESULTS).read_bytes()
 
 
@@ -131,22 +134,22 @@ def test_a_killed_run_goes_on_where_it_was(pictures, tmp_path, wanted, fatal):
     ((code, _),) = processes(pictures, tmp_path, 1, fatal=fatal)
     assert code == 9
     before = sum(len(p.read_text().splitlines()) - 1 for p in (tmp_path / PARTS).iterdir())
-    toy = Toy()
+    toy = Coupled()
     evaluate(plan(pictures, toy), toy, tmp_path)
     assert (tmp_path / RESULTS).read_bytes() == wanted
-    fresh = Toy()
+    fresh = Coupled()
     evaluate(plan(pictures, fresh), fresh, tmp_path.with_name(tmp_path.name + "-fresh"))
     assert (toy.count < fresh.count) == (before > 0)  # nothing that was there was computed again
-    done = Toy()
+    done = Coupled()
     evaluate(plan(pictures, done), done, tmp_path)
     assert done.count == 0
 
 
 def test_killed_between_two_rows_of_one_batch(pictures, tmp_path, wanted):
-    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
     lines = wanted.splitlines(keepends=True)
     (tmp_path / RESULTS).write_bytes(b"".join(lines[:4] + lines[5:]))
-    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
     assert (tmp_path / RESULTS).read_bytes() == wanted
 
 
@@ -158,6 +161,55 @@ def test_batch_size_changes_nothing_where_the_model_rounds_alike(pictures, tmp_p
         evaluate(plan(pictures, Toy(), batch=batch), Toy(), out)
         tables.append([{**row, "plan": ""} for row in csv.DictReader((out / RESULTS).open())])
     assert tables[0] == tables[1] == tables[2]
+
+
+def test_the_toy_of_these_tests_sees_its_batch(pictures, tmp_path, wanted):
+    """Or "the same bits" would be no test of which pictures are computed together."""
+    evaluate(plan(pictures, Coupled(), batch=3), Coupled(), tmp_path)
+    there, here = (csv.DictReader(io.StringIO(table.decode())) for table in (wanted, (tmp_path / RESULTS).read_bytes()))
+    assert any(a["mse"] != b["mse"] for a, b in zip(there, here, strict=True))
+
+
+def test_float32_is_not_tf32(pictures, tmp_path, monkeypatch):
+    seen = set()
+
+    class Watched(Toy):
+        def __call__(self, x, sigma):
+            seen.add((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return super().__call__(x, sigma)
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    evaluate(plan(pictures, Toy()), Watched(), tmp_path)
+    assert seen == {(False, False)}
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_run_that_goes_on_under_other_conditions_is_said(pictures, tmp_path, monkeypatch):
+    with pytest.raises(Cancelled):
+        evaluate(plan(pictures, Toy()), Toy(fatal=30, error=Cancelled("stopped")), tmp_path)
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    assert re.fullmatch(
+        r"rows were computed under torch .*, then under torch 9.9, threads .*not the same bits.*", found.mixed
+    )
+    write_report(found)
+    words = (tmp_path / "report.html").read_text()
+    assert found.mixed in words and "Stopped before its end" in words
+    assert load_results(tmp_path).mixed == found.mixed
+    monkeypatch.undo()
+    again = evaluate(plan(pictures, Toy()), Toy(), tmp_path)  # nothing is left to compute
+    assert again.mixed == found.mixed
+    assert evaluate(plan(pictures, Toy()), Toy(), tmp_path / "another").mixed == ""
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"runs": [1], "notes": []}'])
+def test_a_damaged_run_file_is_said_in_words(pictures, tmp_path, damage):
+    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    (tmp_path / "run.json").write_text(damage)
+    with pytest.raises(InputError, match=r"run.json: is damaged .* delete it and run the same command again"):
+        load_results(tmp_path)
+    (tmp_path / "run.json").unlink()
+    write_report(evaluate(plan(pictures, Toy()), Toy(), tmp_path))
 
 
 def test_another_plan_is_refused_and_named(pictures, tmp_path):
@@ -180,21 +232,11 @@ def test_a_plan_is_the_same_after_being_saved(pictures, tmp_path):
         Plan.load(tmp_path)
 
 
-def test_a_model_that_fails_is_recorded_and_the_rest_goes_on(pictures, tmp_path):
-    toy = Toy(fatal=3, error=DenoiserError("NaN at step 3"))
-    found = evaluate(plan(pictures, toy), toy, tmp_path)
-    assert [(r["arm"], r["index"], r["mse"], r["failed"]) for r in found.failed] == [
-        ("base", "0", "", "NaN at step 3"), ("base", "1", "", "NaN at step 3"),
-    ]  # fmt: skip
-    (table,) = write_report(found)
-    assert table.rows[0][1] == "5 (2 failed)"
-
-
 def test_cancelling_keeps_what_was_done(pictures, tmp_path, wanted):
-    toy = Toy(fatal=30, error=Cancelled("stopped"))
+    toy = Coupled(fatal=30, error=Cancelled("stopped"))
     with pytest.raises(Cancelled):
         evaluate(plan(pictures, toy), toy, tmp_path)
-    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
     assert (tmp_path / RESULTS).read_bytes() == wanted
 
 
@@ -228,6 +270,30 @@ def test_all_goes_on_past_a_preset_that_does_not_fit(tmp_path, monkeypatch, caps
     assert not ended.value.code
     said = " ".join(capsys.readouterr().err.split())
     assert "fig6 is left out: preset fig6: adds noise up to 0.005, under the model's smallest level 0.01" in said
+    assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
+
+
+def test_all_goes_on_past_too_few_pictures_and_a_report_that_fails(tmp_path, monkeypatch, capsys):
+    toy = Toy()
+    toy.image_size = 32
+    room = importlib.import_module("ssi_core.cli.evaluate")
+    write = room.write_report
+
+    def failing(results):
+        if results.plan.preset == "fig6":
+            raise InputError("report: cannot be written (the disk is full)")
+        return write(results)
+
+    monkeypatch.setattr(room.ModelOptions, "denoiser", lambda self: toy)
+    monkeypatch.setattr(room, "write_report", failing)
+    monkeypatch.setattr(room, "PRESETS", {name: room.PRESETS[name] for name in ("fig12", "fig6", "fig5")})
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "all", "--limit", "1", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fig12 was not made: preset fig12: blends two pictures of one set" in said
+    assert "fig6 was not made: report: cannot be written" in said
+    assert "not made: fig12, fig6" in said and "Traceback" not in said
     assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
 
 
@@ -273,8 +339,8 @@ def test_a_disk_that_is_full_when_anything_is_written(pictures, tmp_path, wanted
 
         full.setattr(Path, "replace", replaced)
         with pytest.raises(InputError, match=r"the disk is full.*run the same command again"):
-            evaluate(plan(pictures, Toy()), Toy(), tmp_path)
-    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+            evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
+    evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
     assert (tmp_path / RESULTS).read_bytes() == wanted
 
 
@@ -316,13 +382,27 @@ def test_a_killed_report_leaves_whole_files_and_is_made_again(pictures, tmp_path
     assert (tmp_path / "report.html").read_bytes() == page
 
 
+class Outside(HTMLParser):
+    """Everything that a browser would fetch for a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "poster")]
+
+
 def test_the_report_is_one_file_without_outside_references(pictures, tmp_path):
     found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)
     (tmp_path / "plots").mkdir()
     (table,) = write_report(found)
     words = (tmp_path / "report.html").read_text()
-    for outside in ("http://", 'src="/', "href=", "<script", "url("):
-        assert outside not in words
+    named = Outside()
+    named.feed(words)
+    assert [value[:22] for value in named.found] == ["data:image/png;base64,"]
+    assert "url(" not in words and "@import" not in words
     assert words.count("data:image/png;base64,") == 1
     assert "true Gaussian noise" in words
     assert [row[0] for row in table.rows] == ["base", "SSI", "SSI heun", "true Gaussian noise"]
@@ -362,5 +442,5 @@ def test_ctrl_c_on_the_command_line_and_going_on(tmp_path):
 
 def test_frozen_seeds_do_not_depend_on_torch_defaults(pictures, tmp_path, wanted):
     torch.manual_seed(99)
-    evaluate(plan(pictures, Toy()), Toy(), tmp_path)
+    evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
     assert (tmp_path / RESULTS).read_bytes() == wanted

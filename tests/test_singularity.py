@@ -77,6 +77,16 @@ def test_image_off_the_manifold_is_told_by_the_direction():
     assert float(found.alignment_clean.abs().max()) < 0.3
 
 
+@pytest.mark.parametrize("count", [4, 6, 10, 40])
+def test_few_levels_err_to_the_safe_side(count):
+    k = 0.02
+    grid = karras_sigmas(count, sigma_min=1e-3, sigma_max=20, rho=1e6)  # even in log sigma
+    found = singularity_curve(network(k), torch.zeros(1, *SHAPE, dtype=torch.float64), grid)
+    assert float(found.stops) > 0.6 * k * math.sqrt(2 / 0.06 - 1)
+    failing = [row["sigma"] for row in found.rows() if not row["follows"]]
+    assert failing and max(failing) < float(found.stops)
+
+
 def test_noise_depends_on_the_seed_only():
     both = singularity_curve(half_flat(), sample(2), SIGMAS, seed=[7, 8])
     second = singularity_curve(half_flat(), sample(2)[1:], SIGMAS, seed=8)

@@ -17,7 +17,7 @@ from ..evaluate.images import DEMO
 from ..evaluate.presets import PRESETS, find_preset, plan_of
 from ..evaluate.report import PAGE, write_report
 from ..evaluate.run import Results, check_fit, evaluate
-from ..evaluate.shards import BACKENDS, own_device, sharded
+from ..evaluate.shards import BACKENDS, Refused, own_device, sharded
 from .options import ModelOptions, grouped
 from .terminal import made, spent, task_bar, warn
 
@@ -53,6 +53,7 @@ def evaluate_command(
     names = list(PRESETS) if preset == EVERY else [preset]
     for name in names:
         find_preset(name)
+    unmade: list[str] = []
     with sharded(backend) as shard:
         if shard.count > 1 and chosen.device == "auto" and own_device() != "cpu":
             chosen = replace(chosen, device=own_device())
@@ -77,18 +78,30 @@ def evaluate_command(
             if shard.leads and published and published not in Path(chosen.model).name:
                 warn(f"the paper's figures of {name} are of {published}; this is {chosen.model}")
             folder = made(out / name if preset == EVERY else out)
-            with task_bar() if shard.leads else nullcontext() as task:
-                results = evaluate(plan, denoise, folder, task=task, shard=shard)
-            if shard.leads:
-                _report(results, folder)
+            try:
+                with task_bar() if shard.leads else nullcontext() as task:
+                    results = evaluate(plan, denoise, folder, task=task, shard=shard)
+                if shard.leads:
+                    _report(results, folder)
+            except InputError as error:
+                # One of several processes that fails alone must end, or the others would wait for it.
+                if preset != EVERY or (shard.count > 1 and not isinstance(error, Refused)):
+                    raise
+                if shard.leads:
+                    warn(f"{name} was not made: {error}")
+                unmade.append(name)
+        if unmade:
+            raise InputError(f"not made: {', '.join(unmade)}; the reasons stand above")
 
 
 def _report(results: Results, folder: Path) -> None:
     for note in results.notes:
         warn(f"fitted to this model: {note}")
+    if results.mixed:
+        warn(results.mixed)
     skipped = [picture for picture in results.pictures if picture.skipped]
     if skipped:
-        warn(f"{len(skipped)} files left out, first {skipped[0].name}: {skipped[0].skipped}; all are in images.csv")
+        warn(f"{len(skipped)} files left out, first {skipped[0].shown}: {skipped[0].skipped}; all are in images.csv")
     for found in write_report(results):
         table = Table(title=f"\n{escape(found.title)}", title_justify="left", box=None, pad_edge=False, padding=(0, 1))
         for i, column in enumerate(found.columns):

@@ -1,13 +1,15 @@
 """What every kind of experiment works with: a unit of work, the bench it is done on, and what a kind must offer.
 
 A unit is always computed whole and in the same composition, so that its rows are the same bits whichever process
-computes it, and however often.
+computes it, and however often. Where the model fails on a separable unit, every picture of it is computed alone, so
+that only those that it fails on are lost; that too is the same whoever does it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +38,13 @@ class Unit:
     """The rows it gives."""
     shown: frozenset[int] = frozenset()
     """Indices of the pictures whose results are kept as pictures."""
+    separable: bool = False
+    """Whether its rows have nothing to do with one another, and `pictures` is empty or has one for each row."""
+
+    def alone(self) -> list[Unit]:
+        """One unit for each row."""
+        pictures: list[tuple[Picture, ...]] = [(one,) for one in self.pictures] or [()] * len(self.keys)
+        return [replace(self, pictures=p, keys=(k,)) for p, k in zip(pictures, self.keys, strict=True)]
 
 
 @dataclass
@@ -83,8 +92,12 @@ class Bench:
         self.nfe += found.nfe
         return found
 
+    def way_back(self, arm: Arm, found: Inversion) -> Tensor:
+        """The levels over which an inversion's noise is sampled."""
+        return self.sigmas(arm) if arm.way_back == "full" else found.sigmas
+
     def down(self, arm: Arm, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, int]:
-        """Noise to pictures, on the grid of an inversion; and the evaluations that it took.
+        """Noise to pictures, over given levels (`way_back`); and the evaluations that it took.
 
         Raises:
             DenoiserError, InputError: as `reconstruct`.
@@ -103,7 +116,7 @@ class Bench:
     def round_trip(self, arm: Arm, images: Tensor, seeds: Sequence[int]) -> Trip:
         """There and back; raises as `up` and `down`."""
         found = self.up(arm, images, seeds)
-        back, nfe = self.down(arm, found.noise, found.sigmas)
+        back, nfe = self.down(arm, found.noise, self.way_back(arm, found))
         return Trip(images.cpu(), found.noise.cpu(), back.cpu(), found.nfe + nfe)
 
     def keep(self, arm: Arm, name: str, picture: Tensor) -> None:
@@ -117,6 +130,17 @@ def process_of(denoise: Any) -> Process:
     """A denoiser's own process; VE where it does not say."""
     found: Process = getattr(denoise, "process", VE())
     return found
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """float32 that is float32: by default torch rounds what convolutions on newer GPUs are given to TF32's 10 bits."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Lower:
@@ -143,7 +167,11 @@ class Study(Protocol):
         """Of its rows, beside those that all rows have."""
 
     def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
-        """All work, in a fixed order."""
+        """All work, in a fixed order.
+
+        Raises:
+            InputError: there are too few pictures for it.
+        """
 
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         """Compute a unit; yields the rows of one picture after another.

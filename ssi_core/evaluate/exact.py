@@ -68,6 +68,9 @@ class Memory:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, C, H, W], sigma [B] -> [B, C, H, W]."""
+        if (self._pictures.device, self._pictures.dtype) != (x.device, x.dtype):  # once: a run stays on one device
+            self._pictures = self._pictures.to(x)
+            self._squares = self._pictures.square().sum(1)
         # |x - y|^2 without |x|^2, which is the same for all y and cancels in the softmax.
         away = self._squares - 2 * x.flatten(1) @ self._pictures.T
         share = torch.softmax(-away / (2 * sigma[:, None] ** 2), dim=1)

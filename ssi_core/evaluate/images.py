@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -24,13 +25,16 @@ from ..demo.scenes import HELD_OUT, draw_scenes
 from ..errors import InputError
 from ..image import load_image
 from ..inversion import tensor_sha256
-from .store import lines
+from .plan import FILE as PLAN
+from .store import lines, printable
 
 DEMO = "demo"
 """Instead of a folder: the demo model's held-out scenes and photographs, two sets side by side."""
 LARGEST = 64_000_000
 """Pixels; a larger picture takes gigabytes to decode and is no data set's."""
 COLUMNS = ("index", "set", "name", "sha256", "reference", "skipped")
+MADE = ("pictures", "plots", "parts")
+"""Sub-folders that an evaluation fills."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Picture:
     set: str
     """Which regime it belongs to: "images" for a folder, "scenes" and "photos" for the demo."""
     name: str
-    """Path relative to the folder."""
+    """Path relative to the folder, as the system has it: to be opened, not to be shown."""
     sha256: str
     """Of its pixels as the model sees them (`tensor_sha256`)."""
     skipped: str = ""
@@ -51,12 +55,23 @@ class Picture:
     """Only compared with, never inverted."""
 
     @property
+    def shown(self) -> str:
+        """Its name, for people."""
+        return printable(self.name)
+
+    @property
     def inverted(self) -> bool:
         return not self.skipped and not self.reference
 
 
 def survey(
-    folder: str, limit: int, seed: int, size: int, watch: Callable[[int], object] | None = None, reference: int = 0
+    folder: str,
+    limit: int,
+    seed: int,
+    size: int,
+    watch: Callable[[int], object] | None = None,
+    reference: int = 0,
+    out: Path | None = None,
 ) -> list[Picture]:
     """Find the pictures to evaluate on; every file is tried before it counts.
 
@@ -66,8 +81,10 @@ def survey(
         seed: of the order in which a folder is looked through.
         size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
         watch: called with the number of files tried so far.
-        reference: how many more, at most, to compare results with; in a folder that has not enough for both, half
-            are inverted and half compared with.
+        reference: how many more, at most, to compare results with; where there are not enough for both, half are
+            inverted and half compared with.
+        out: where this evaluation writes; what lies there is not looked at, nor hidden folders, nor those that any
+            other evaluation has written.
 
     Returns:
         The pictures used, numbered, and those left out with the reason: unreadable, no picture, animated, tiny, huge,
@@ -83,34 +100,51 @@ def survey(
         raise InputError(f"images {folder}: no such folder")
     found: list[Picture] = []
     seen: dict[str, str] = {}
-    for tried, name in enumerate(_listing(root, seed), start=1):
+    for tried, name in enumerate(_listing(root, seed, out), start=1):
         if limit and len(seen) == limit + reference:
             break
         if watch is not None:
             watch(tried)
         why, digest = _tried(root / name, size)
         if digest in seen:
-            why = f"the same pixels as {seen[digest]}"
+            why = f"the same pixels as {printable(seen[digest])}"
         if why:
             found.append(Picture(-1, "images", name, digest, why))
         else:
             found.append(Picture(len(seen), "images", name, digest, reference=0 < limit <= len(seen)))
             seen[digest] = name
     if not seen:
-        reasons = "; ".join(f"{p.name}: {p.skipped}" for p in found[:3]) or "it is empty"
+        reasons = "; ".join(f"{p.shown}: {p.skipped}" for p in found[:3]) or "it is empty"
         raise InputError(f"images {folder}: no picture in it can be used ({reasons}); give a folder of pictures")
-    if reference and sum(p.reference for p in found) < 2:
+    count = _inverted(len(seen), limit, reference)
+    if reference and count != sum(p.inverted for p in found):
         if len(seen) < 4:
             raise InputError(
                 f"images {folder}: {len(seen)} pictures can be used; at least 4 are wanted, to invert half of them and "
                 f"compare with the others"
             )
-        found = [replace(p, reference=p.index >= len(seen) // 2) for p in found]
+        found = [replace(p, reference=p.index >= count) for p in found]
     return found
 
 
+def _inverted(there: int, limit: int, reference: int) -> int:
+    """How many of so many pictures are inverted: up to the limit, if as many as they give blends are left to compare
+    with; or else half."""
+    count = min(limit or there, there)
+    left = there - count
+    return count if left >= (max(2, min(reference, count // 2)) if reference else 0) else there // 2
+
+
 def save_survey(path: Path, pictures: list[Picture]) -> None:
-    write_text(path, ",".join(COLUMNS) + "\n" + lines([vars(p) for p in pictures], COLUMNS))
+    """As CSV. Names are opened again, so what cannot be printed is kept in them, as %XX for each byte."""
+    rows = [{**vars(p), "name": _escaped(p.name)} for p in pictures]
+    write_text(path, ",".join(COLUMNS) + "\n" + lines(rows, COLUMNS))
+
+
+def _escaped(name: str) -> str:
+    return "".join(
+        c if c.isprintable() and c != "%" else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in name
+    )
 
 
 def load_survey(path: Path) -> list[Picture]:
@@ -122,10 +156,13 @@ def load_survey(path: Path) -> list[Picture]:
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [
-            Picture(int(r["index"]), r["set"], r["name"], r["sha256"], r["skipped"], r["reference"] == "1")
+            Picture(int(r["index"]), r["set"], os.fsdecode(unquote_to_bytes(r["name"])), r["sha256"], r["skipped"],
+                    r["reference"] == "1")
             for r in rows
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        ]  # fmt: skip
+    except FileNotFoundError:
+        raise InputError(f"{path}: is gone; delete the folder and begin again") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is damaged ({error!r}); delete the folder and begin again") from error
 
 
@@ -141,7 +178,9 @@ def read_picture(folder: str, picture: Picture, size: int) -> Tensor:
     else:
         pixels = load_image(Path(folder) / picture.name, size)
     if tensor_sha256(pixels) != picture.sha256:
-        raise InputError(f"image {picture.name}: has changed since this evaluation began; use another folder for --out")
+        raise InputError(
+            f"image {picture.shown}: has changed since this evaluation began; use another folder for --out"
+        )
     return pixels
 
 
@@ -155,7 +194,8 @@ def _demo(limit: int, size: int, reference: int) -> list[Picture]:
         (kind, i, stack[i : i + 1], later)
         for later in (False, True)
         for kind, stack in (("scenes", scenes), ("photos", photos))
-        for i in (range(count, len(stack)) if later else range(min(count, len(stack))))
+        for inverted in [_inverted(len(stack), count, reference)]
+        for i in (range(inverted, len(stack)) if later else range(inverted))
     ]
     return [
         Picture(index, kind, f"{kind} {i}", tensor_sha256(pixels), reference=later)
@@ -163,20 +203,26 @@ def _demo(limit: int, size: int, reference: int) -> list[Picture]:
     ]
 
 
-def _listing(root: Path, seed: int) -> Iterator[str]:
-    """Relative paths of all files that are not hidden, in the order of a hash of seed and path."""
-    names = [
-        Path(where, file).relative_to(root).as_posix()
-        for where, folders, files in os.walk(root)
-        if folders.sort() is None
-        for file in files
-        if not file.startswith(".")
-    ]
-    yield from sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode("utf-8", "replace")).digest())
+def _listing(root: Path, seed: int, out: Path | None) -> Iterator[str]:
+    """Relative paths of all files that are not hidden and no evaluation's, in the order of a hash of seed and path."""
+    names = []
+    for where, folders, files in os.walk(root):
+        here = Path(where)
+        folders[:] = [name for name in folders if not _left_out(here / name, out)]
+        names += [(here / name).relative_to(root).as_posix() for name in files if not name.startswith(".")]
+    yield from sorted(names, key=lambda name: hashlib.sha256(f"{seed}/".encode() + os.fsencode(name)).digest())
+
+
+def _left_out(folder: Path, out: Path | None) -> bool:
+    """Whether a folder is hidden or holds what an evaluation has made, this one or another."""
+    within = folder.name in MADE and ((folder.parent / PLAN).exists() or folder.parent.resolve() == out)
+    return folder.name.startswith(".") or within or (folder / PLAN).exists() or folder.resolve() == out
 
 
 def _tried(path: Path, size: int) -> tuple[str, str]:
     """(why the picture cannot be used, or ""; hash of its pixels at the model's size, or "")."""
+    if not path.is_file():  # to open a pipe is to wait for who writes into it
+        return "no file: a pipe, a device or a link to nothing", ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -194,4 +240,4 @@ def _tried(path: Path, size: int) -> tuple[str, str]:
     except Image.DecompressionBombError:
         return "huge: more pixels than Pillow reads", ""
     except (InputError, OSError, ValueError, SyntaxError) as error:
-        return f"unreadable: {str(error).rpartition('cannot be read (')[2].rstrip(')')}", ""
+        return f"unreadable: {printable(str(error)).rpartition('cannot be read (')[2].rstrip(')')}", ""

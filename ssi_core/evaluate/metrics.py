@@ -47,8 +47,6 @@ class Metric:
     about: str
     of: Callable[[Trip], Tensor]
     """[B]; float64."""
-    better: str = ""
-    """"lower" or "higher"; "" for what is neither, such as figures of noise, which are to meet their floor."""
     missing: Callable[[int], str] = lambda size: ""
     """Given the pictures' height and width: what it lacks here and how to get it; "" where it can be computed."""
     extra: bool = False
@@ -83,7 +81,7 @@ def needs(package: str, weights: str, address: str) -> Callable[[int], str]:
 
     def missing(size: int) -> str:
         if importlib.util.find_spec(package) is None:
-            return f"{package} is missing: pip install '{package}' (the `eval` extra), then its weights: {address}"
+            return f"package missing: pip install '{package}' (the `eval` extra), then download its weights, {address}"
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights
         return "" if path.is_file() else f"weights missing: download {address} to {path}"
 
@@ -97,11 +95,9 @@ def _too_small(size: int) -> str:
 METRICS: dict[str, Metric] = {
     **{name: _figure(name) for name in FIGURES},
     "gaussian": Metric("share of noises that pass every figure", lambda trip: float64(trip.report.verdicts)),
-    "mse": Metric("mean squared error, pictures in [-1, 1]", lambda trip: mse(trip.back, trip.images), "lower"),
-    "psnr": Metric("peak signal-to-noise ratio, dB", lambda trip: psnr(trip.back, trip.images), "higher"),
-    "ssim": Metric("structural similarity", lambda trip: ssim(trip.back, trip.images), "higher", _too_small),
-    "lpips": Metric("LPIPS (AlexNet)", _lpips, "lower", needs("lpips", ALEXNET, _ALEXNET_AT), extra=True),
-    "brisque": Metric(
-        "BRISQUE of the reconstruction", _brisque, "lower", needs("piq", BRISQUE, _BRISQUE_AT), extra=True
-    ),
+    "mse": Metric("mean squared error, pictures in [-1, 1]", lambda trip: mse(trip.back, trip.images)),
+    "psnr": Metric("peak signal-to-noise ratio, dB", lambda trip: psnr(trip.back, trip.images)),
+    "ssim": Metric("structural similarity", lambda trip: ssim(trip.back, trip.images), _too_small),
+    "lpips": Metric("LPIPS (AlexNet)", _lpips, needs("lpips", ALEXNET, _ALEXNET_AT), extra=True),
+    "brisque": Metric("BRISQUE of the reconstruction", _brisque, needs("piq", BRISQUE, _BRISQUE_AT), extra=True),
 }

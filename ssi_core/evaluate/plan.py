@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to invert; sampling is done on the inversion's own grid with the same solver."""
+    """One way to invert; sampling is done with the same solver."""
 
     name: str
     steps: int = 0
@@ -39,7 +39,11 @@ class Arm:
     against: str = ""
     """The arm that this one's reconstructions are compared with, picture by picture."""
     precision: str = "float32"
-    """What the denoiser is given, computes and gives; the solver's own arithmetic stays float32."""
+    """What the denoiser is given, computes and gives; the solver's own arithmetic stays float32. No TF32
+    (`bench.whole_float32`)."""
+    way_back: str = "own"
+    """What the noise is sampled over: the "own" levels of its inversion, which end in one denoising at the skip; or the
+    "full" schedule, as the paper's sampling is. The same for the base method."""
     target: str = "model"
     """What is evaluated: the plan's "model", "samples" that it makes of Gaussian noise without any picture, the exact
     denoiser of a few pictures ("memory"), or a distribution in the plane (`exact.TARGETS`)."""

@@ -20,8 +20,9 @@ from ..report.figures import COLOURS
 from .distances import THEMSELVES, measured
 from .plan import Arm
 from .presets import Preset
+from .round_trips import pairs_of, shown_of
 from .run import Results
-from .tables import floors, mean, ratios, values
+from .tables import compared, floors, mean, ratios, values
 from .trajectories import CHUNK, sampled
 
 MARKERS = "os^Dv*P"
@@ -57,10 +58,12 @@ def tradeoff(results: Results, preset: Preset) -> Figure:
     panels = figure.subplots(len(rows), len(results.sets), squeeze=False, sharex=True, sharey="row")
     skips = sorted({arm.skip for arm in plan.arms})
     for column, set_ in enumerate(results.sets):
+        kept = compared(results, set_)
         for row, (name, label, line) in enumerate(rows):
             panel = panels[row][column]
             for i, steps in enumerate(sorted({arm.steps for arm in plan.arms})):
-                own = sorted((a.skip, mean(results.of(a.name, set_), name)) for a in plan.arms if a.steps == steps)
+                own = sorted((a.skip, mean(kept[a.name], name)) for a in plan.arms if a.steps == steps)
+                own = [(skip, value) for skip, value in own if not math.isnan(value)]
                 at = [skips.index(skip) for skip, _ in own]
                 panel.plot(at, [v for _, v in own], marker="o", ms=4, color=COLOURS[i], label=f"N={steps}")
             if not math.isnan(line):
@@ -68,8 +71,11 @@ def tradeoff(results: Results, preset: Preset) -> Figure:
             panel.set_xticks(range(len(skips)), [f"{s:g}" if s else "base" for s in skips])
             panel.grid(alpha=0.3)
             if name == "mse":
-                panel.set_yscale("log")
                 panel.set_title(set_)
+                if any(values(own_rows, name) for own_rows in kept.values()):
+                    panel.set_yscale("log")
+                else:
+                    _nothing(panel)
             if column == 0:
                 panel.set_ylabel(label)
         panels[-1][column].set_xlabel("sigma_skip")
@@ -83,9 +89,9 @@ def pareto(results: Results, preset: Preset) -> Figure:
     figure = Figure(figsize=(6.4 * len(results.sets), 5.6), layout="constrained")
     solvers = list(dict.fromkeys(arm.solver for arm in results.plan.arms))
     for panel, set_ in zip(figure.subplots(1, len(results.sets), squeeze=False)[0], results.sets, strict=True):
-        good = []
+        good, kept = [], compared(results, set_)
         for arm in results.plan.arms:
-            own = results.of(arm.name, set_)
+            own = kept[arm.name]
             nfe, psnr, passes = mean(own, "nfe"), mean(own, "psnr"), mean(own, "gaussian") >= 0.5
             i = solvers.index(arm.solver)
             panel.plot(nfe, psnr, MARKERS[i], color=COLOURS[i], ms=7, mfc=COLOURS[i] if passes else "none")
@@ -141,15 +147,19 @@ def cosines(results: Results, preset: Preset) -> Figure:
     for panel, (index, name) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
         own = [r for r in results.of(arm) if r["index"] == index]
         grid = [[float(r[f"cosine_{k}"]) for k in range(count)] for r in own]
+        panel.set_title(name, parse_math=False)  # a file's: $ means nothing in it
+        panel.set_xticks([])
+        panel.set_yticks([])
+        if not grid:
+            _nothing(panel)
+            continue
         shown = panel.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r")
         for i, row in enumerate(grid):
             for j, value in enumerate(row):
                 panel.text(j, i, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=6,
                            color="white" if abs(value) > 0.6 else "black")  # fmt: skip
-        panel.set_title(name)
-        panel.set_xticks([])
-        panel.set_yticks([])
-    figure.colorbar(shown, ax=figure.axes, shrink=0.8)  # type: ignore[arg-type]
+    if shown is not None:
+        figure.colorbar(shown, ax=figure.axes, shrink=0.8)
     figure.suptitle("cosine between the noises of one picture under different seeds", fontsize=11)
     return figure
 
@@ -160,13 +170,19 @@ def wins(results: Results, preset: Preset) -> Figure:
     panel = figure.subplots()
     pairs = [arm for arm in results.plan.arms if arm.against]
     for s, set_ in enumerate(results.sets):
+        panel.barh(math.nan, 0, color=COLOURS[s], label=set_)  # named whatever there is to compare
         for i, arm in enumerate(pairs):
-            ratio = statistics.median(ratios(results, arm.name, arm.against, set_) or [1.0])
+            found = ratios(results, arm.name, arm.against, set_)
+            ratio = statistics.median(found) if found else math.nan
             base = results.of(arm.against, set_)
             at = i + 0.34 * (s - (len(results.sets) - 1) / 2)
-            panel.barh(at, ratio - 1, height=0.3, left=1, color=COLOURS[s], label=set_ if i == 0 else None)
-            words = f" {ratio:.2f}, base's std {mean(base, 'std'):.2f} "
-            panel.text(ratio, at, words, va="center", ha="left" if ratio >= 1 else "right", fontsize=7)
+            if 0 < ratio < math.inf:
+                panel.barh(at, ratio - 1, height=0.3, left=1, color=COLOURS[s])
+                words = f" {ratio:.2f}, base's std {mean(base, 'std'):.2f} "
+                panel.text(ratio, at, words, va="center", ha="left" if ratio >= 1 else "right", fontsize=7)
+            else:
+                who = "both" if math.isnan(ratio) else "the base method" if ratio else "SSI"
+                panel.text(1, at, f" {who} failed ", va="center", color=BAD, fontsize=7)
     panel.axvline(1, color=NEUTRAL, lw=1)
     panel.set_xscale("log")
     panel.margins(x=0.35)
@@ -182,7 +198,7 @@ def wins(results: Results, preset: Preset) -> Figure:
 def sheet(results: Results, preset: Preset) -> Figure:
     """Pictures, their noises and what came back, arm by arm (Figures 7 to 10)."""
     arms = [arm.name for arm in results.plan.arms]
-    indices = sorted({int(p.name.split(".")[0]) for p in _kept(results, arms[0], "*.image.png")})
+    indices = shown_of(results.plan, results.pictures)
     # Noise and reconstruction side by side, or one above the other where there are too many arms for that.
     stacked = len(arms) > 3
     columns = len(arms) * (1 if stacked else 2) + 1
@@ -193,7 +209,8 @@ def sheet(results: Results, preset: Preset) -> Figure:
         panel.axis("off")
     for i, index in enumerate(indices):
         line = 2 * i if stacked else i
-        _picture(panels[line][0], results, arms[0], f"{index:05d}.image.png", "image" if i == 0 else "")
+        there = next((arm for arm in arms if _kept(results, arm, f"{index:05d}.image.png")), arms[0])
+        _picture(panels[line][0], results, there, f"{index:05d}.image.png", "image" if i == 0 else "")
         for a, arm in enumerate(arms):
             noise = panels[line][a + 1] if stacked else panels[line][2 * a + 1]
             back = panels[line + 1][a + 1] if stacked else panels[line][2 * a + 2]
@@ -214,13 +231,19 @@ def sheet(results: Results, preset: Preset) -> Figure:
 
 
 def _picture(panel: Axes, results: Results, arm: str, name: str, title: str) -> None:
-    """A kept picture of a result; nothing where there is none."""
+    """A kept picture of a result; a gap where there is none."""
     panel.axis("on")
     panel.set_xticks([])
     panel.set_yticks([])
     panel.set_title(title, fontsize=7)
     for path in _kept(results, arm, name):
         panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
+        return
+    _nothing(panel)
+
+
+def _nothing(panel: Axes) -> None:
+    panel.text(0.5, 0.5, "failed", transform=panel.transAxes, ha="center", va="center", color=BAD, fontsize=8)
 
 
 def repeats(results: Results, preset: Preset) -> Figure:
@@ -233,6 +256,10 @@ def repeats(results: Results, preset: Preset) -> Figure:
         pictures = [load_image(p) for p in ways]
         half = (len(pictures) - 1) // 2
         rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
+    if not rows:
+        figure = Figure(figsize=(9, 2), layout="constrained")
+        _nothing(figure.subplots())
+        return figure
     drawn = to_pixels(contact_sheet(rows, scale=2))[0]
     figure = Figure(figsize=(9, 9 * drawn.shape[0] / drawn.shape[1] + 0.4), layout="constrained")
     panel = figure.subplots()
@@ -245,7 +272,7 @@ def repeats(results: Results, preset: Preset) -> Figure:
 def blends(results: Results, preset: Preset) -> Figure:
     """Picture, blends from end to end, picture; the frames beside the pictures are their reconstructions."""
     weights = results.plan.options["weights"]
-    pairs = list(dict.fromkeys(r["index"] for r in results.rows))
+    pairs = [str(first.index) for first, _ in pairs_of(results.pictures)]
     columns = ["picture", "0", *(f"{w:g}" for w in weights), "1", "picture"]
     lines = [(index, arm) for index in pairs for arm in results.plan.arms]
     figure = Figure(figsize=(1.15 * len(columns) + 0.8, 1.25 * len(lines) + 0.3), layout="constrained")
@@ -253,11 +280,11 @@ def blends(results: Results, preset: Preset) -> Figure:
         zip(lines, figure.subplots(len(lines), len(columns), squeeze=False), strict=True)
     ):
         names = ["a", *(f"frame{k}" for k in range(len(weights) + 2)), "b"]
-        own = [r for r in results.of(arm.name) if r["index"] == index]
+        own = {int(r["repeat"]): r for r in results.of(arm.name) if r["index"] == index}
         for column, name in enumerate(names):
             panel: Axes = panels[column]
             _picture(panel, results, arm.name, f"{int(index):05d}.{name}.png", columns[column] if row == 0 else "")
-            if 2 <= column < 2 + len(weights):
+            if column - 2 in own:
                 passes = own[column - 2]["gaussian"] == "1.0"
                 words = f"std {float(own[column - 2]['std']):.2f}" + ("" if passes else ", not G.")
                 panel.set_xlabel(words, fontsize=6, color=GOOD if passes else BAD, labelpad=1)
@@ -285,8 +312,12 @@ def distances(results: Results, preset: Preset) -> Figure:
     found = measured(results)
     names = [name for name in preset.distances if name not in results.plan.missing]
     kinds = list(dict.fromkeys(row["set"] for row in found))
-    figure = Figure(figsize=(5.4 * max(len(kinds), 1), 3.8 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), max(len(kinds), 1), squeeze=False)
+    if not kinds:
+        figure = Figure(figsize=(9, 2))
+        figure.text(0.5, 0.5, "too few pictures to compare", ha="center", color=BAD)
+        return figure
+    figure = Figure(figsize=(5.4 * len(kinds), 3.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), len(kinds), squeeze=False)
     for line, name in enumerate(names):
         for column, kind in enumerate(kinds):
             panel: Axes = panels[line][column]

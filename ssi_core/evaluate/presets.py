@@ -66,8 +66,8 @@ def _arm(name: str, row: Row) -> Arm:
     steps, skip = len(row.sigmas(PAPERS)) - 1, row.skip(PAPERS)
     if isinstance(row, DDIM):
         kappa = row.indices.start, row.indices.stop, row.indices.step
-        return Arm(name, steps, skip, row.solver, kappa, row.skip_index)
-    return Arm(name, steps, skip, row.solver)
+        return Arm(name, steps, skip, row.solver, kappa, row.skip_index, way_back="full")
+    return Arm(name, steps, skip, row.solver, way_back="full")
 
 
 def _table1(which: str, model: str, data: str, paper: Paper, demo: int) -> Preset:
@@ -75,6 +75,7 @@ def _table1(which: str, model: str, data: str, paper: Paper, demo: int) -> Prese
     arms = (
         _arm("base", base),
         replace(_arm("SSI", ours), against="base"),
+        replace(_arm("SSI, own levels", ours), against="base", way_back="own"),
     )
     return Preset(
         f"Table 1, {data}", "Table 1", "SSI's noise should lie on the Gaussian row, and its reconstruction be better",
@@ -101,13 +102,16 @@ def _named(steps: int, skip: float, solver: str = "", precision: str = "") -> st
     return " ".join(part for part in parts if part)
 
 
-def _grid(solvers: tuple[str, ...], steps: tuple[int, ...], skips: tuple[float, ...], *, name: bool) -> tuple[Arm, ...]:
+def _grid(
+    solvers: tuple[str, ...], steps: tuple[int, ...], skips: tuple[float, ...], *, name: bool, way_back: str
+) -> tuple[Arm, ...]:
     return tuple(
-        Arm(_named(n, k, s if name else ""), n, k, s, against=_named(n, 0.0, s if name else "") if k else "")
+        Arm(_named(n, k, s if name else ""), n, k, s, against=_named(n, 0.0, s if name else "") if k else "",
+            way_back=way_back)
         for s in solvers
         for n in steps
         for k in skips
-    )
+    )  # fmt: skip
 
 
 def _against_base(
@@ -122,7 +126,10 @@ def _against_base(
     )
 
 
-_EULER_200 = (Arm("base", 200, 0.0, "euler"), Arm("SSI", 200, 0.1, "euler", against="base"))
+_EULER_200 = (
+    Arm("base", 200, 0.0, "euler", way_back="full"),
+    Arm("SSI", 200, 0.1, "euler", against="base", way_back="full"),
+)
 
 PRESETS: dict[str, Preset] = {
     "table1-bedroom-ddim": _table1("bedroom-ddim", "lsun_bedroom", "LSUN Bedroom 256, DDIM", {
@@ -139,7 +146,8 @@ PRESETS: dict[str, Preset] = {
     }, demo=4),
     "table2": Preset(
         "Table 2: steps and skip", "Table 2, Appendix C", "every skip should beat none, at every number of steps",
-        _grid(("euler",), (40, 100, 200), (0.0, 0.01, 0.1, 0.2), name=False), 100, 4, "edm_bedroom256_ema",
+        _grid(("euler",), (40, 100, 200), (0.0, 0.01, 0.1, 0.2), name=False, way_back="full"), 100, 4,
+        "edm_bedroom256_ema",
         plots=("tradeoff",), paper_set="LSUN Bedroom 256, EDM",
         paper={_named(*at): dict(zip(("mse", "lpips", "ssim"), row, strict=True)) for at, row in _TABLE2.items()},
     ),
@@ -153,14 +161,15 @@ PRESETS: dict[str, Preset] = {
     "fig5": Preset(
         "Figure 5: many noises of one picture", "Figure 5, section 4.1",
         "seeds give nearly orthogonal noises (cosine near 0), and all of them give the picture back",
-        (Arm("SSI", 200, 0.1, "euler"),), 1, 1, study="seeds", plots=("cosines", "repeats"),
+        _EULER_200[1:], 1, 1, study="seeds", plots=("cosines", "repeats"),
         columns=("nfe", "cosine", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
         options={"repeats": 8},
     ),
     "fig6": Preset(
         "Figure 6: faithfulness against realism", "Figure 6, section 4.3",
         "MSE and BRISQUE fall steeply with a small skip; MSE rises slowly beyond it",
-        _grid(("euler",), (200,), (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), name=False), 100, 3,
+        _grid(("euler",), (200,), (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), name=False, way_back="full"),
+        100, 3,
         plots=("tradeoff", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "brisque", "std", "chan", "ks", "edge", "gaussian"),
     ),
@@ -197,7 +206,8 @@ PRESETS: dict[str, Preset] = {
     "nfe": Preset(
         "Quality against evaluations", "", "which solver and skip give the best picture for the evaluations spent, "
         "among those whose noise is Gaussian",
-        _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True), 100, 4,
+        _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True,
+              way_back="own"), 100, 4,
         plots=("pareto",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
     ),
@@ -208,7 +218,8 @@ PRESETS: dict[str, Preset] = {
             _arm("ddim-current base", ROWS["bedroom-ddim-base"]),
             *(replace(_arm(f"{solver} base", ROWS["bedroom-ddim-base"]), solver=solver, against="ddim-current base")
               for solver in ("ddim-target", "euler")),
-            replace(_arm("euler SSI", ROWS["bedroom-ddim-ssi"]), against="ddim-current base"),
+            *(replace(_arm(f"{solver} SSI", ROWS["bedroom-ddim-ssi"]), solver=solver, against="ddim-current base")
+              for solver in ("ddim-current", "euler")),
         ), 100, 2, plots=("wins", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
@@ -227,11 +238,19 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 
+SHEETS = ("fig7", "fig8", "fig9", "fig10", "fig7-10")
+
+
 def find_preset(name: str) -> Preset:
     """
     Raises:
         InputError: no preset of that name; the message lists them.
     """
+    if name in SHEETS:
+        raise InputError(
+            f"preset {name!r}: Figures 7 to 10 are picture sheets, plots/sheet.png of the presets "
+            f"{', '.join(other for other in PRESETS if other.startswith('table1'))}; run one of these"
+        )
     if name not in PRESETS:
         raise InputError(f"preset {name!r}: unknown; known are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ..artifact import write_text
 from ..errors import InputError
-from ..report.page import inlined, render
+from ..report.page import inlined, legible, render
 from ..report.tables import Table, as_csv, markdown
 from ..version import __version__
+from .deviations import DEVIATIONS
 from .presets import PRESETS, find_preset
-from .run import RUN, Results
+from .run import Results, read_runs
 from .store import reason
 from .tables import about, tables
 
@@ -41,8 +42,8 @@ def write_report(results: Results) -> list[Table]:
             figure = PLOTS[name](results, preset)
             for suffix in (".png", ".svg"):
                 save_plot(figure, plots / f"{name}{suffix}")
-        write_text(folder / "summary.md", "\n".join(markdown(table) for table in made))
-        write_text(folder / "summary.csv", as_csv(made))
+        write_text(folder / "summary.md", legible("\n".join(markdown(table) for table in made)))
+        write_text(folder / "summary.csv", legible(as_csv(made)))
         write_text(folder / PAGE, page(results, made, [plots / f"{name}.png" for name in preset.plots], captions))
     except OSError as error:
         raise InputError(
@@ -61,14 +62,15 @@ def page(results: Results, made: list[Table], plots: list[Path], captions: Mappi
         captions: what each shows, by the file's stem.
     """
     preset = PRESETS[results.plan.preset]
-    names = [name for name in preset.columns if about(name) != name]
-    runs = results.folder / RUN
+    own = ("solver", "way back") if results.sets else ()
+    names = [name for name in (*own, *preset.columns) if about(name) != name]
     return render(
         "ssi_core.evaluate", "report.html.jinja",
         preset=preset, plan=results.plan, tables=made, plots=inlined(plots, captions), version=__version__,
         used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.reference],
         skipped=[p for p in results.pictures if p.skipped],
-        failed=results.failed, notes=results.notes, legend=[(name, about(name)) for name in names],
+        failed=results.failed, notes=results.notes, deviations=DEVIATIONS.get(results.plan.preset, ()),
+        legend=[(name, about(name)) for name in names],
         facts=json.dumps(results.plan.facts(), indent=1),
-        runs=json.loads(runs.read_text())["runs"] if runs.exists() else [],
+        runs=read_runs(results.folder)[1], mixed=results.mixed,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..blend import slerp
+from ..errors import InputError
 from ..gaussianity import FIGURES, gaussianity
 from ..inversion import unit_noise
 from ..metrics import cosine
@@ -32,13 +33,11 @@ class RoundTrips:
         return ["nfe", *plan.metrics]
 
     def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
-        sets = dict.fromkeys(p.set for p in pictures)
-        first = [[p.index for p in pictures if p.set == name][: plan.options.get("show", 4)] for name in sets]
-        shown = frozenset(index for each in first for index in each)
+        shown = frozenset(shown_of(plan, pictures))
         for arm in plan.arms:
             for start in range(0, len(pictures), plan.batch):
                 batch = tuple(pictures[start : start + plan.batch])
-                yield Unit(arm, batch, tuple((arm.name, str(p.index), "0") for p in batch), shown)
+                yield Unit(arm, batch, tuple((arm.name, str(p.index), "0") for p in batch), shown, separable=True)
 
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         plan = bench.plan
@@ -47,6 +46,17 @@ class RoundTrips:
             if picture.index in unit.shown:
                 keep_trip(bench, unit.arm, picture, trip, i)
             yield [{"repeat": 0, "nfe": trip.nfe, **measured(plan, trip, i)}]
+
+
+def shown_of(plan: Plan, pictures: Sequence[Picture]) -> list[int]:
+    """Numbers of the pictures on sheets: the first few of each set."""
+    own = [p for p in pictures if p.inverted]
+    first = [[p.index for p in own if p.set == name][: plan.options.get("show", 4)] for name in sets_of(own)]
+    return [index for each in first for index in each]
+
+
+def sets_of(pictures: Sequence[Picture]) -> list[str]:
+    return list(dict.fromkeys(p.set for p in pictures))
 
 
 class Seeds:
@@ -94,13 +104,17 @@ class Interpolations:
         return ["nfe", "weight", "norm", *FIGURES, "gaussian"]
 
     def units(self, plan: Plan, pictures: Sequence[Picture]) -> Iterator[Unit]:
-        sets = [[p for p in pictures if p.set == name] for name in dict.fromkeys(p.set for p in pictures)]
-        pairs = [pair for own in sets for pair in zip(own[::2], own[1::2], strict=False)]
+        pairs = pairs_of(pictures)
+        if not pairs:
+            raise InputError(
+                f"preset {plan.preset}: blends two pictures of one set; found {len(pictures)} in "
+                f"{len(sets_of(pictures))} set(s): give more pictures, or a --limit of at least 2"
+            )
         for arm in plan.arms:
             if arm.target == "samples":
                 for start in range(0, len(pairs), plan.batch):
                     numbers = range(start, min(start + plan.batch, len(pairs)))
-                    yield Unit(arm, (), tuple((arm.name, str(i), "0") for i in numbers))
+                    yield Unit(arm, (), tuple((arm.name, str(i), "0") for i in numbers), separable=True)
                 continue
             for pair in pairs:
                 keys = tuple((arm.name, str(pair[0].index), str(k)) for k in range(len(plan.options["weights"])))
@@ -124,7 +138,9 @@ class Interpolations:
         found = bench.up(unit.arm, images, [plan.seed + p.index for p in unit.pictures])
         blended = slerp(found.noise[:1], found.noise[1:], weights)
         # The ends are sampled with the blends: what each noise gives back belongs on the sheet.
-        back, nfe = bench.down(unit.arm, torch.cat([found.noise[:1], blended, found.noise[1:]]), found.sigmas)
+        back, nfe = bench.down(
+            unit.arm, torch.cat([found.noise[:1], blended, found.noise[1:]]), bench.way_back(unit.arm, found)
+        )
         for which, picture in (("a", images[:1]), ("b", images[1:])):
             bench.keep(unit.arm, f"{unit.pictures[0].index:05d}.{which}", picture.cpu())
         for k, frame in enumerate(back.cpu().split(1)):
@@ -133,6 +149,13 @@ class Interpolations:
             _noise_row(noise, {"repeat": k, "nfe": found.nfe + nfe, "weight": weights[k]})
             for k, noise in enumerate(blended.cpu().split(1))
         ]
+
+
+def pairs_of(pictures: Sequence[Picture]) -> list[tuple[Picture, Picture]]:
+    """What `Interpolations` blends, of the pictures that are inverted."""
+    used = [p for p in pictures if p.inverted]
+    sets = [[p for p in used if p.set == name] for name in sets_of(used)]
+    return [pair for own in sets for pair in zip(own[::2], own[1::2], strict=False)]
 
 
 def _noise_row(noise: Tensor, row: dict[str, Value]) -> dict[str, Value]:

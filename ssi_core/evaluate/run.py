@@ -17,17 +17,20 @@ from ..artifact import write_text
 from ..errors import DenoiserError, InputError
 from ..inversion import Progress
 from ..version import __version__
-from .bench import process_of
+from .bench import Rows, process_of, whole_float32
 from .exact import TARGETS
 from .images import Picture, load_survey, save_survey, survey
 from .plan import FILE, Plan
-from .shards import Shard
+from .shards import Refused, Shard
 from .store import KEY, PARTS, Appender, Row, gather, merge, on_disk, only_run
 from .study import STUDIES, Bench, Unit, failed_rows
 
 SURVEY = "images.csv"
 RUN = "run.json"
 """What does not belong into a table that is to be the same everywhere: times, versions."""
+RUNS = ("seconds", "units", "evaluations", "processes", "system")
+SAME = ("torch", "threads", "machine", "ssi")
+"""What must be the same, beside the plan, for a table to be the same bits."""
 ALONE = Shard()
 Task = Callable[[str, int, int], None]
 """Progress: (what is being done, steps done, steps in all)."""
@@ -45,6 +48,8 @@ class Results:
     """Used and left out."""
     notes: tuple[str, ...]
     """What of the plan did not fit the model, in words."""
+    mixed: str = ""
+    """Under which different versions and numbers of threads its rows were computed; "" where they were the same."""
 
     def of(self, arm: str, set_: str | None = None) -> list[Row]:
         """Rows of an arm (and set) that did not fail."""
@@ -117,8 +122,7 @@ def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None
     notes = check_fit(plan, denoise)
     with on_disk(folder), only_run(folder) if shard.leads else nullcontext():
         pictures = _prepare(plan, denoise, folder, task, shard)
-        study, columns = STUDIES[plan.study], columns_of(plan)
-        units = list(study.units(plan, [p for p in pictures if p.inverted]))
+        units, columns = _units(plan, pictures), columns_of(plan)
         if shard.leads:  # what a killed run left behind goes to where it belongs, before anyone adds to it
             done = gather(folder, columns, plan.digest)
             if (folder / PARTS).is_dir():
@@ -131,17 +135,22 @@ def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None
         began = time.monotonic()
         missing = [unit for unit in units if any(k not in done for k in unit.keys)]
         own = missing[shard.rank :: shard.count]
+        runs = _begun(folder, plan, notes, shard) if shard.leads and missing else []
         bench = Bench(denoise, plan, folder)
         if own:
             part = Appender(folder / PARTS / f"{shard.rank}.csv", columns)
             try:
-                for number, unit in enumerate(own):
-                    bench.progress = _bar(task, unit, number, len(own))
-                    _carry_out(bench, unit, part, done)
+                with whole_float32():
+                    for number, unit in enumerate(own):
+                        bench.progress = _bar(task, unit, number, len(own))
+                        _carry_out(bench, unit, part, done)
             finally:
                 part.close()
-        if shard.leads and (missing or not (folder / RUN).exists()):
-            _facts(folder, plan, bench, len(own), shard, time.monotonic() - began)
+        if runs:
+            runs[-1] |= {
+                "seconds": round(time.monotonic() - began, 1), "units": len(own), "evaluations": bench.nfe,
+            }  # fmt: skip
+            _write_runs(folder, plan, notes, runs)
         trouble = shard.wait()
         if not shard.leads:
             if trouble:
@@ -156,7 +165,7 @@ def evaluate(plan: Plan, denoise: Any, folder: Path, *, task: Task | None = None
                 f"the same command again"
             )
         merge(folder, columns, rows)
-    return Results(plan, folder, rows, pictures, notes)
+        return Results(plan, folder, rows, pictures, notes, mixed(read_runs(folder)[1]))
 
 
 def load_results(folder: Path) -> Results:
@@ -168,12 +177,12 @@ def load_results(folder: Path) -> Results:
     plan = Plan.load(folder)
     pictures = load_survey(folder / SURVEY)
     found = gather(folder, columns_of(plan), plan.digest)
-    units = list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
+    units = _units(plan, pictures)
     rows = _ordered(units, found)
     if len(rows) < sum(len(unit.keys) for unit in units):
         raise InputError(f"results {folder}: are not complete; run `ssi evaluate` with the same options again")
-    notes = json.loads((folder / RUN).read_text()).get("notes", []) if (folder / RUN).exists() else []
-    return Results(plan, folder, rows, pictures, tuple(notes))
+    notes, runs = read_runs(folder)
+    return Results(plan, folder, rows, pictures, tuple(notes), mixed(runs))
 
 
 def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: Shard) -> list[Picture]:
@@ -191,27 +200,39 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
         elif STUDIES[plan.study].needs_pictures:
             looked = (lambda n: task("looking through the pictures", n, 0)) if task else None
             pictures = survey(
-                plan.images, plan.limit, plan.seed, int(denoise.image_size), looked, plan.options.get("reference", 0)
-            )
+                plan.images, plan.limit, plan.seed, int(denoise.image_size), looked, plan.options.get("reference", 0),
+                folder.resolve(),
+            )  # fmt: skip
         else:
             pictures = []
+        _units(plan, pictures)  # too few pictures, found before anything is written
         plan.save(folder)
         save_survey(folder / SURVEY, pictures)
     except InputError as error:
         shard.tell(str(error))
-        raise
+        raise Refused(str(error)) from error
     shard.tell("")
     return pictures
 
 
+def _units(plan: Plan, pictures: Sequence[Picture]) -> list[Unit]:
+    return list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
+
+
+def _computed(bench: Bench, unit: Unit) -> list[Rows]:
+    """The rows of a unit, as they come; those that the model fails on say so (`bench.Unit.separable`)."""
+    study = STUDIES[bench.plan.study]
+    try:
+        return list(study.run(bench, unit))
+    except DenoiserError as error:
+        if unit.separable and len(unit.keys) > 1:
+            return [rows for one in unit.alone() for rows in _computed(bench, one)]
+        return list(failed_rows(study, bench.plan, unit, error))
+
+
 def _carry_out(bench: Bench, unit: Unit, part: Appender, done: dict[Any, Row]) -> None:
     """Compute a unit and append the rows that are missing, one picture's after another's."""
-    study, plan = STUDIES[bench.plan.study], bench.plan
-    position = 0
-    try:
-        groups = list(study.run(bench, unit))
-    except DenoiserError as error:
-        groups = list(failed_rows(study, plan, unit, error))
+    plan, position, groups = bench.plan, 0, _computed(bench, unit)
     for group in groups:
         complete = []
         for row in group:
@@ -240,13 +261,42 @@ def _bar(task: Task | None, unit: Unit, number: int, of: int) -> Callable[[Progr
     return moved
 
 
-def _facts(folder: Path, plan: Plan, bench: Bench, units: int, shard: Shard, seconds: float) -> None:
-    path = folder / RUN
-    before = json.loads(path.read_text()) if path.exists() else {}
-    runs = [*before.get("runs", []), {
-        "seconds": round(seconds, 1), "units": units, "evaluations": bench.nfe, "processes": shard.count,
-        "torch": torch.__version__, "threads": torch.get_num_threads(), "ssi": __version__,
-        "machine": platform.machine(), "system": platform.system(),
+def _begun(folder: Path, plan: Plan, notes: Sequence[str], shard: Shard) -> list[dict[str, Any]]:
+    """Note down under what this run computes, before it does: it may be killed."""
+    runs = [*read_runs(folder)[1], {
+        "seconds": None, "units": None, "evaluations": None, "processes": shard.count, "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "ssi": __version__, "machine": platform.machine(),
+        "system": platform.system(),
     }]  # fmt: skip
-    notes = list(check_fit(plan, bench.denoise))
-    write_text(path, json.dumps({"plan": plan.digest, "notes": notes, "runs": runs}, indent=1) + "\n")
+    _write_runs(folder, plan, notes, runs)
+    return runs
+
+
+def _write_runs(folder: Path, plan: Plan, notes: Sequence[str], runs: list[dict[str, Any]]) -> None:
+    write_text(folder / RUN, json.dumps({"plan": plan.digest, "notes": list(notes), "runs": runs}, indent=1) + "\n")
+
+
+def read_runs(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """What did not fit the model, and every run so far, of `run.json`; nothing where there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / RUN
+    if not path.exists():
+        return [], []
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        runs = [{name: run[name] for name in (*RUNS, *SAME)} for run in facts["runs"]]
+        return [str(note) for note in facts["notes"]], runs
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: is damaged ({error!r}); it holds but times and versions: delete it and run the same command again"
+        ) from error
+
+
+def mixed(runs: Sequence[dict[str, Any]]) -> str:
+    """In words, what differs between runs that may make them round otherwise; "" where nothing does."""
+    ways = list(dict.fromkeys(tuple(str(run[name]) for name in SAME) for run in runs))
+    said = ", then under ".join(", ".join(f"{name} {v}" for name, v in zip(SAME, way, strict=True)) for way in ways)
+    return f"rows were computed under {said}: not the same bits as from one of them" if len(ways) > 1 else ""

@@ -25,6 +25,10 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the slowest; one that died is noticed at once, because its connection closes."""
 
 
+class Refused(InputError):
+    """Nothing was begun, and every process was told the same, so that all of them can go on with something else."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process among `count`."""
@@ -48,7 +52,8 @@ class Shard:
         """Wait for the leader.
 
         Raises:
-            InputError: what went wrong there, or that it died.
+            Refused: what went wrong there.
+            InputError: it died.
         """
         word = [""]
         try:
@@ -56,7 +61,7 @@ class Shard:
         except RuntimeError as error:
             raise InputError(f"process 0 of {self.count} died; run the same command again") from error
         if word[0]:
-            raise InputError(word[0])
+            raise Refused(word[0])
 
     def wait(self) -> str:
         """Wait until all are done with their share.

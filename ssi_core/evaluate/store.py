@@ -38,8 +38,12 @@ def text(value: Value) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
-    # Names of files may hold anything; a line break in a cell would make two lines of one row.
-    return repr(value) if isinstance(value, float) else "".join(c if c.isprintable() else "?" for c in str(value))
+    return repr(value) if isinstance(value, float) else printable(str(value))
+
+
+def printable(words: str) -> str:
+    """Text that can be shown and be one cell: names of files may hold anything, line breaks and half letters too."""
+    return "".join(c if c.isprintable() else "?" for c in words)
 
 
 def lines(rows: Iterable[Mapping[str, Value]], columns: Sequence[str]) -> str:

@@ -95,8 +95,8 @@ class Curves:
 class Samples:
     """`options["samples"]` samples of distributions in the plane, with the exact score (Figure 13).
 
-    A row is `CHUNK` of them: how far from the manifold they end, how they are spread, and for the points, what share
-    the rarest and the commonest get (1/8 each in the data).
+    A row is `CHUNK` of them: how far from the manifold they are at the smallest level, how they are spread, and for the
+    points, what share the rarest and the commonest get (1/8 each in the data).
     """
 
     needs_pictures = False
@@ -112,10 +112,11 @@ class Samples:
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         chunk = int(unit.keys[0][2])
         count = min(CHUNK, int(bench.plan.options["samples"]) - chunk * CHUNK)
-        x = sampled(unit.arm, bench.plan.seed + chunk, count)[-1]
+        states = sampled(unit.arm, bench.plan.seed + chunk, count)
+        x = states[-1]
         bench.nfe += 2 * unit.arm.steps - 1
         target = TARGETS[unit.arm.target]
-        away = target.distance(x)
+        away = target.distance(states[-2])  # the last step ends on the manifold by itself
         nearest = (x[:, None] - POINTS).norm(dim=2).argmin(1)
         shares = torch.bincount(nearest, minlength=len(POINTS)) / count
         points = unit.arm.target == "eight-points"

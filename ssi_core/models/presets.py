@@ -1,7 +1,8 @@
 """The rows of SSI-DM's Table 1 and of its cat figures, as data: model, schedule, skip and solver.
 
-The paper's DDIM timesteps kappa = 1, 3, ..., 999 are 0-based indices of the model's own schedule, and its kappa_20 = 39
-is the sigma at index 39 (0.1405 of the linear one).
+The paper's DDIM timesteps kappa = 1, 3, ..., 999 are taken as indices of the model's own schedule counted from 0, and
+kappa_20 = 39 as the sigma at index 39 (0.1405 of the linear one; kappa = 3: 0.0228). The paper does not say so: counted
+from 1 they would be indices 38 and 2 (0.1373 and 0.0190).
 """
 
 from __future__ import annotations

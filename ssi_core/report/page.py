@@ -16,7 +16,12 @@ def render(package: str, template: str, **values: Any) -> str:
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("ssi_core.report", ".")]), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template(template).render(**values)
+    return legible(environment.get_template(template).render(**values))
+
+
+def legible(text: str) -> str:
+    """Text that UTF-8 can hold: a path may have bytes that are no letters, which are shown as "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def inlined(pictures: list[Path], captions: Mapping[str, str] | None = None) -> list[tuple[str, str, str]]:

@@ -59,7 +59,7 @@ def predicted_noise(x0, n, ve):
 
 
 def lost(column):
-    return float(column["sigma"][column["follows"] == 0].max())
+    return float(column["sigma"][column["follows"] == 1].min())
 
 
 def test_two_evaluations_a_level_and_the_latent_is_left_alone():
