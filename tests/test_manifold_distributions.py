@@ -168,6 +168,13 @@ def test_samples_lie_where_they_should():
         modes.denoise(torch.zeros(1, 36), torch.ones(1))
 
 
+def test_modes_as_narrow_as_you_like():
+    angle = von_mises(1e17, (20_000,), generator(1))
+    assert float(angle.std()) == pytest.approx(1e-17**0.5, rel=0.05)
+    known = distribution("hyperplane")
+    assert float(known.variance[0]) == 0.09  # in float64, not by way of float32
+
+
 @pytest.mark.parametrize("kappa", (0.0, 0.5, 8.0))
 def test_von_mises_moments(kappa):
     angle = von_mises(kappa, (40_000,), generator(1))

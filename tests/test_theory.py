@@ -150,6 +150,28 @@ def test_mnist_files(tmp_path, packed):
             digits.mnist_digits(tmp_path)
 
 
+def test_mnist_files_that_are_damaged_inside(tmp_path):
+    pictures, labels = torch.zeros(6, 5, 5, dtype=torch.uint8), torch.arange(6).to(torch.uint8)
+
+    def write(pictures, labels):
+        (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(idx(pictures, True))
+        (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx(labels, True))
+
+    write(pictures, labels + 100)
+    with pytest.raises(InputError, match="labels 0 to 9"):
+        digits.mnist_digits(tmp_path)
+    write(torch.zeros(6, 5, 6, dtype=torch.uint8), labels)
+    with pytest.raises(InputError, match="square pictures"):
+        digits.mnist_digits(tmp_path)
+    write(pictures, labels)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = bytearray(path.read_bytes())
+    for at in range(10, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with pytest.raises(InputError):
+            digits.mnist_digits(tmp_path)
+
+
 def test_scikit_learns_digits():
     found = digits.sklearn_digits()
     assert found.pictures.shape == (1797, 64) and -1 <= float(found.pictures.min()) < float(found.pictures.max()) <= 1

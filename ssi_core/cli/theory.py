@@ -21,7 +21,7 @@ COLOURS = {"met": "green", "MISSED": "red", "reported": "dim"}
 def theory_command(
     name: Annotated[str, typer.Argument(help=f"`{EVERY}`, or one of: {', '.join(EXPERIMENTS)}.")],
     out: Annotated[Path, typer.Option(help="Folder for figures, tables and report.html.")] = Path("out/theory"),
-    seed: Annotated[int, typer.Option(min=0, help="Of data, weights and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**40, help="Of data, weights and noise.")] = 0,
     scale: Annotated[
         float, typer.Option(help="How much is trained and sampled, as a multiple; 1 is what the requirements are of.")
     ] = 1.0,

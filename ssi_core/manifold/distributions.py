@@ -77,7 +77,8 @@ class Mixture(Distribution):
                 f"modes: means of shape {tuple(self.means.shape)}; one row a mode, at least one, is wanted"
             )
         self.dimension = self.means.shape[1]
-        self.variance = torch.tensor([0.0] * self.dimension if variance is None else list(variance)).double()
+        given = [0.0] * self.dimension if variance is None else list(variance)
+        self.variance = torch.tensor(given, dtype=torch.float64)
         if len(self.variance) != self.dimension or not bool((self.variance >= 0).all()):
             raise InputError(f"variance: {self.dimension} numbers of at least 0 are wanted; found {variance}")
         self.weights = _weights(weights, len(self.means))
@@ -272,6 +273,8 @@ def von_mises(kappa: float, shape: tuple[int, ...], generator: torch.Generator) 
     total = math.prod(shape)
     if kappa < 1e-8:
         return (torch.rand(total, generator=generator, dtype=torch.float64) * 2 - 1).reshape(shape) * math.pi
+    if kappa > 1e8:  # where the rejection's 1 - cos is lost in float64, and the density is the normal one
+        return torch.randn(total, generator=generator, dtype=torch.float64).reshape(shape) / math.sqrt(kappa)
     tau = 1 + math.sqrt(1 + 4 * kappa**2)
     rho = (tau - math.sqrt(2 * tau)) / (2 * kappa)
     r = (1 + rho**2) / (2 * rho)

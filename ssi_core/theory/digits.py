@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def mnist_digits(folder: Path) -> Digits:
     labels = _idx(folder, LABELS, 1)
     if len(pictures) != len(labels):
         raise InputError(f"MNIST in {folder}: {len(pictures)} pictures, but {len(labels)} labels")
+    if pictures.shape[1] != pictures.shape[2] or int(labels.max()) > 9:
+        raise InputError(f"MNIST in {folder}: square pictures with labels 0 to 9 are wanted; the files are damaged")
     return Digits("MNIST", pictures.flatten(1).float() / 127.5 - 1, labels.long(), pictures.shape[1])
 
 
@@ -76,7 +79,7 @@ def _idx(folder: Path, names: tuple[str, ...], rank: int) -> Tensor:
     try:
         data = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
         magic, *sizes = struct.unpack(f">{1 + rank}I", data[: 4 + 4 * rank])
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, zlib.error, struct.error) as error:
         raise InputError(f"{found}: cannot be read ({error})") from error
     values = torch.frombuffer(bytearray(data[4 + 4 * rank :]), dtype=torch.uint8) if len(data) > 8 else torch.empty(0)
     count = 1
