@@ -496,3 +496,37 @@ def test_points_and_clouds():
         clouds(points, 5)
     with pytest.raises(InputError, match="rows"):
         Exact(distribution("line"))(normal(2, 5, 7), torch.ones(2))
+
+
+def test_the_reverse_sde_of_ve_keeps_the_variance():
+    """A unit Gaussian, whose D is known: too little noise, or too much, would show in the end."""
+    g = generator(3)
+    grid = torch.cat([torch.logspace(math.log10(20), -2, 300, dtype=torch.float64), torch.zeros(1)])
+    start = math.sqrt(1 + 20**2) * torch.randn(20_000, 1, generator=g, dtype=torch.float64)
+    x = reverse_sde(lambda x, sigma: x / (1 + sigma[:, None] ** 2), start, grid, VE(), generator=g)
+    assert float(x.var()) == pytest.approx(1, abs=0.05)
+
+
+def test_langevin_ends_at_the_level_s_own_variance():
+    """On a flat manifold, at one level: the smoothed density's variance .5^2 + .3^2 within it, none across."""
+    plane, g = Plane(3, 2), generator(4)
+
+    def denoise(x, sigma):
+        return plane.project(x) * 0.25 / (0.25 + sigma[:, None] ** 2)
+
+    start = plane.project(torch.randn(8000, 3, generator=g, dtype=torch.float64))
+    x = annealed_langevin(denoise, start, [0.3], plane, generator=g, rounds=150, rate=0.2)
+    within = x[:, [i for i in range(3) if float(x[:, i].std()) > 1e-6]]
+    assert within.shape[1] == 2
+    assert within.var(0).tolist() == pytest.approx([0.34, 0.34], rel=0.07)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 2.0])
+def test_weights_are_those_of_the_ablation(sigma):
+    wanted = {"inverse": sigma**-2, "inverse-square": sigma**-4}
+    for name, value in wanted.items():
+        found = Conditional(OU(), weighting=name).weight(torch.tensor([sigma], dtype=torch.float64))
+        assert float(found) == pytest.approx(value)
+    # 1 / (e^t - 1), in the paper's time
+    t = float(OU().time(sigma))
+    assert wanted["inverse"] == pytest.approx(1 / math.expm1(t))
