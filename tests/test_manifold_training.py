@@ -433,12 +433,15 @@ def line_model_with(data, draw, steps):
     return train(data, Conditional(OU()), Small(), draw, steps=steps, batch=100, seed=1)
 
 
-def test_a_rate_that_explodes_is_seen():
+@pytest.mark.parametrize("rate", [1e3, 1e10, 1e20])
+def test_a_rate_that_explodes_is_seen_and_the_untrained_weights_are_kept(rate):
     data = distribution("line").sample(1000, generator())
     torch.manual_seed(0)
-    found = train(data, Score(OU()), Small(), log_uniform(1e-3, 10), steps=300, batch=50, rate=1e20, seed=0)
-    assert "diverged" in found.stopped
-    assert all(bool(value.isfinite().all()) for value in found.network.state_dict().values())
+    network = Small()
+    begun = {name: value.clone() for name, value in network.state_dict().items()}
+    found = train(data, Conditional(OU()), network, log_uniform(0.1, 10), steps=300, batch=50, rate=rate, seed=0)
+    assert "diverged" in found.stopped and "weights that it began with were kept" in found.stopped
+    assert all(value.equal(begun[name]) for name, value in found.network.state_dict().items())
 
 
 def test_training_refuses_and_stops():

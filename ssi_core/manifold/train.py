@@ -139,7 +139,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     best, kept, losses, since, stopped = math.inf, copy.deepcopy(network.state_dict()), [], 0.0, ""
-    low, high = math.inf, 0.0
+    low, high, first = math.inf, 0.0, math.inf
     for step in range(steps):
         if decay:
             for group in optimiser.param_groups:
@@ -151,8 +151,10 @@ def train(
         state = objective.shown(noised.x, noised.sigma)
         loss = objective.loss(network(state, clock(objective.process, sigma).to(own)), noised)
         now = float(loss.detach())
-        if not math.isfinite(now) or now > DIVERGED * max(best, 1e-12):
-            stopped = f"training diverged at step {step + 1} of {steps} (loss {now:.3g}, best {best:.3g})"
+        first = now if step == 0 else first
+        if not math.isfinite(now) or now > DIVERGED * max(min(best, first), 1e-12):
+            least = min(best, first)
+            stopped = f"training diverged at step {step + 1} of {steps} (loss {now:.3g}, least {least:.3g})"
             break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
