@@ -68,7 +68,8 @@ class SSINoiseBlend(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, weights: str | None = None, frames: int | None = None) -> bool | str:
+    def validate_inputs(cls, weights: str | None = None, frames: int | None = None, noises: Any = None) -> bool | str:
+        # The host hands over inputs that grow whether they are asked for or not.
         return check_weights(weights, frames, range(2, MOST_NOISES + 1))
 
     @classmethod
