@@ -102,7 +102,14 @@ class SSINoiseBlend(io.ComfyNode):
         result = blend(units, rows, name)
         if mask is not None:
             result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result, len(rows)))
-        report = tell(_report(units, result, name, rows), _complaints(units))
+        norms, pairs = [_norm(unit) for unit in units], _pairs(units)
+        lines = [
+            f"{name}, {len(units)} noises, {len(rows)} frame(s): {shape(result)}",
+            *(f"noise {i}: norm {norm:.3f} (1 is unit noise)" for i, norm in enumerate(norms, 1)),
+            *(f"noise {i} and {j}: |cosine| {closeness:.3f}" for i, j, closeness in pairs),
+            f"blend: norm {_norm(result):.3f}",
+        ]
+        report = tell("\n".join(lines), _complaints(norms, pairs, units[0][0].numel()))
         model_known = next((noise for noise in found if noise.latent_in is not None), found[0])
         noise = model_known.with_unit(result)
         return io.NodeOutput(noise, noise.empty_latent(), report)
@@ -251,27 +258,17 @@ def _fitted(mask: Tensor, noise: Tensor, frames: int) -> Tensor:
     return resized.reshape(len(resized), *[1] * (noise.ndim - 3), *size)
 
 
-def _report(units: list[Tensor], result: Tensor, method: str, rows: list) -> str:
-    return "\n".join(
-        [
-            f"{method}, {len(units)} noises, {len(rows)} frame(s): {shape(result)}",
-            *(f"noise {i}: norm {_norm(unit):.3f} (1 is unit noise)" for i, unit in enumerate(units, 1)),
-            *(f"noise {i} and {j}: |cosine| {closeness:.3f}" for i, j, closeness in _pairs(units)),
-            f"blend: norm {_norm(result):.3f}",
-        ]
-    )
-
-
-def _complaints(units: list[Tensor]) -> list[str]:
-    off = [(i, _norm(unit), CHANCE / (2 * unit[0].numel()) ** 0.5) for i, unit in enumerate(units, 1)]
+def _complaints(norms: list[float], pairs: list[tuple[int, int, float]], size: int) -> list[str]:
+    """About noises of `size` numbers each."""
+    allowed = max(OFF_UNIT, CHANCE / (2 * size) ** 0.5)
     return [
         f"noise {i} is not unit noise (norm {norm:.3f}): its inversion left structure in it, or failed"
-        for i, norm, chance in off
-        if abs(norm - 1) > max(OFF_UNIT, chance)
+        for i, norm in enumerate(norms, 1)
+        if abs(norm - 1) > allowed
     ] + [
         f"noises {i} and {j} are nearly parallel (|cosine| {closeness:.3f}): they hold the same picture or the same "
         f"seed's noise, and the blend hardly moves"
-        for i, j, closeness in _pairs(units)
+        for i, j, closeness in pairs
         if closeness > NEARLY_PARALLEL
     ]
 

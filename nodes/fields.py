@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from comfy_api.latest import io
@@ -74,6 +74,16 @@ def seed_input(what: str) -> Any:
     )  # fmt: skip
 
 
+def prompt_inputs() -> list[Any]:
+    return [
+        io.Conditioning.Input(
+            "positive", optional=True,
+            tooltip="What the picture shows; may be an empty prompt. Pixel models without classes need none.",
+        ),
+        io.Conditioning.Input("negative", optional=True, tooltip="Only needed where cfg is not 1."),
+    ]  # fmt: skip
+
+
 def weight_inputs(what: str) -> list[Any]:
     return [
         io.String.Input(
@@ -99,6 +109,20 @@ def weight_inputs(what: str) -> list[Any]:
 
 def weight_rows(count: int, weights: str, frames: int, easing: str, loop: bool) -> list[list[float]]:
     return path_weights(count, frames, easing, loop) if frames else parse_weights(weights, count)
+
+
+def refusal(check: Callable[[Any], object], value: Any) -> bool | str:
+    """What `validate_inputs` answers: True (also for None, a connected input that is not known yet), or what is wrong.
+
+    Args:
+        check: raises ValueError for what it refuses.
+    """
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def check_weights(weights: Any, frames: Any, counts: Iterable[int]) -> bool | str:

@@ -13,7 +13,7 @@ from ..ssi_core.artifact import kind_of, load_tensors, save_tensors
 from ..ssi_core.errors import InputError
 from ..ssi_core.inversion import Inversion
 from ..ssi_core.process import Flow
-from .fields import CATEGORY
+from .fields import CATEGORY, refusal
 from .host.files import check_prefix, new_noise_file, noise_file, noise_files
 from .host.levels import HostProcess, Start
 from .host.show import blocked, on_node, shape
@@ -44,13 +44,7 @@ class SSINoiseSave(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        # Before the inversions run, not after them.
-        try:
-            if filename_prefix is not None:
-                check_prefix(filename_prefix)
-        except InputError as error:
-            return str(error)
-        return True
+        return refusal(check_prefix, filename_prefix)  # before the inversions run, not after them
 
     @classmethod
     def execute(cls, noise: Any, filename_prefix: str, sigmas: Any = None) -> io.NodeOutput:
@@ -97,12 +91,7 @@ class SSINoiseLoad(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        try:
-            if file is not None:
-                noise_file(file)
-        except InputError as error:
-            return str(error)
-        return True
+        return refusal(noise_file, file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, model: Any = None) -> str:

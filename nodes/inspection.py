@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
 from ..ssi_core.metrics import SSIM_WINDOW, lpips_or_reason, mse, psnr, ssim
 from ..ssi_core.panel import noise_panel
 from ..ssi_core.singularity_panel import singularity_panel
-from .fields import CATEGORY, seed_input
+from .fields import CATEGORY, prompt_inputs, seed_input
 from .host.levels import HostProcess, falling, schedule
 from .host.sampling import guider_for, run_curve
 from .host.show import on_node, shape, tell
@@ -72,11 +74,7 @@ class SSIGaussianityInspector(io.ComfyNode):
                     f"source: is of shape {shape(image)}, the noise of {shape(found.unit)}; connect what was inverted"
                 )
         figures = gaussianity(found.unit, image)
-        pictures = [
-            as_image(noise_panel(found.unit, figures, i, f"image {i + 1} of {len(found.unit)}", source=image))
-            for i in range(min(len(found.unit), PICTURES))
-        ]
-        picture = torch.stack(_one_size(pictures))
+        picture = _sheets(len(found.unit), lambda i, title: noise_panel(found.unit, figures, i, title, source=image))
         report = report_text(figures)
         on_node(report.splitlines()[0])
         return io.NodeOutput(picture, report, figures.verdict, ui=ui.PreviewImage(picture, cls=cls))
@@ -184,11 +182,7 @@ class SSISingularityCurve(io.ComfyNode):
                     "cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01,
                     tooltip="As in SSI Inverse Sampler: 1 shows the model itself.",
                 ),
-                io.Conditioning.Input(
-                    "positive", optional=True,
-                    tooltip="What the picture shows; may be an empty prompt. Pixel models without classes need none.",
-                ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Only needed where cfg is not 1."),
+                *prompt_inputs(),
                 io.Sigmas.Input(
                     "sigmas", optional=True, tooltip="Levels of your own, falling or rising; takes the place of levels."
                 ),
@@ -219,11 +213,7 @@ class SSISingularityCurve(io.ComfyNode):
         process = HostProcess.of(model)
         given = schedule(process, "ssi-exponential", levels) if sigmas is None else sigmas
         found = run_curve(guider_for(model, positive, negative, cfg), latent, falling(process, given), seed)
-        count = len(found.stops)
-        pictures = [
-            as_image(singularity_panel(found, i, f"image {i + 1} of {count}")) for i in range(min(count, PICTURES))
-        ]
-        picture = torch.stack(_one_size(pictures))
+        picture = _sheets(len(found.stops), partial(singularity_panel, found))
         report = tell("\n".join(f"image {i + 1}: {reason}" for i, reason in enumerate(found.reasons)))
         return io.NodeOutput(
             picture, report, found.csv(), float(found.stops.max()), ui=ui.PreviewImage(picture, cls=cls)
@@ -242,6 +232,12 @@ def report_text(figures: Gaussianity) -> str:
             if value == value:  # a figure that does not exist for this shape is NaN
                 lines.append(f"image {i + 1}: {rule.about} {value:.4f} (Gaussian {floor:.4f})")
     return "\n".join(lines)
+
+
+def _sheets(count: int, draw: Callable[[int, str], Image]) -> Tensor:
+    """IMAGE of what `draw` makes of the first images of a batch of `count`, given each one's index and title."""
+    drawn = [as_image(draw(i, f"image {i + 1} of {count}")) for i in range(min(count, PICTURES))]
+    return torch.stack(_one_size(drawn))
 
 
 def as_image(picture: Image) -> Tensor:

@@ -13,6 +13,7 @@ from .fields import (
     CATEGORY,
     SolverChecked,
     grid_input,
+    prompt_inputs,
     schedule_inputs,
     seed_input,
     skip_inputs,
@@ -99,11 +100,7 @@ class SSIInverseSampler(SolverChecked):
                     tooltip="1 inverts best: guidance bends the path, and its way up and down differ more the "
                     "stronger it is. Guide on the way back instead, or use the same cfg both ways.",
                 ),
-                io.Conditioning.Input(
-                    "positive", optional=True,
-                    tooltip="What the picture shows; may be an empty prompt. Pixel models without classes need none.",
-                ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Only needed where cfg is not 1."),
+                *prompt_inputs(),
                 io.Sigmas.Input(
                     "sigmas", optional=True,
                     tooltip="A schedule of your own, falling or rising; takes the place of steps and schedule. The "

@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ssi_core.errors import InputError
+from .fields import refusal
 from .host.checkpoints import EMBEDDED, FOLDER, SUFFIXES, checkpoint_file, checkpoint_names
 
 SCENES, PHOTOGRAPHS = "drawn scenes", "photographs"
@@ -82,12 +83,7 @@ class SSIPixelModelLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
         # One input alone: the host repeats the answer for each. One that is linked arrives as None.
-        try:
-            if checkpoint is not None:
-                checkpoint_file(checkpoint)
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(checkpoint_file, checkpoint)
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **kwargs: Any) -> str:
@@ -201,11 +197,7 @@ class SSIClassLabel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, label: str | None = None) -> bool | str:
-        try:
-            _labels(label or "")
-        except ValueError as error:
-            return str(error)
-        return True
+        return refusal(_labels, label)
 
     @classmethod
     def execute(cls, label: str = "", model: Any = None) -> io.NodeOutput:
