@@ -71,7 +71,7 @@ def check_images(x: Tensor, denoise: Denoiser, what: str) -> None:
         raise InputError(f"{what}: sample(s) {(~finite).nonzero().flatten().tolist()} hold NaN or Inf")
 
 
-def process_of(denoise: Denoiser, given: Process | None) -> Process:
+def process_of(denoise: Denoiser, given: Process | None = None) -> Process:
     """The process that is meant: the one given, else the denoiser's own, else VE."""
     process = given if given is not None else getattr(denoise, "process", None) or VE()
     if not isinstance(process, Process):

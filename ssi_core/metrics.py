@@ -1,8 +1,10 @@
-"""How far apart two images are, one number a sample. Images are [B, C, H, W] in [-1, 1]."""
+"""How far apart two images are, one number a sample. Images are [B, C, H, W] in [-1, 1]. And two sets of features."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +54,7 @@ def lpips_or_reason(image: Tensor, reference: Tensor) -> Tensor | str:
     """
     _check(image, reference)
     try:
-        import lpips
+        import lpips as _package  # noqa: F401  # may be there and still lack what it needs
     except ImportError:
         return "LPIPS: not computed; `pip install lpips` adds it"
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
@@ -60,9 +62,44 @@ def lpips_or_reason(image: Tensor, reference: Tensor) -> Tensor | str:
         return (
             f"LPIPS: not computed; its backbone {ALEXNET} is not in {weights.parent} (`ssi` downloads nothing itself)"
         )
-    network = lpips.LPIPS(net="alex", verbose=False)
+    return lpips(image, reference)
+
+
+def lpips(image: Tensor, reference: Tensor) -> Tensor:
+    """LPIPS (Zhang et al. 2018, AlexNet), [B], by the package of that name, which must be there with its backbone."""
     with torch.no_grad():
-        return float64(network(image.float().clamp(-1, 1), reference.float().clamp(-1, 1)).flatten())
+        return float64(_alexnet()(image.float().clamp(-1, 1), reference.float().clamp(-1, 1)).flatten())
+
+
+@lru_cache(maxsize=1)
+def _alexnet() -> Any:
+    import lpips
+
+    return lpips.LPIPS(net="alex", verbose=False)
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Squared Frechet distance between the Gaussians of two sets of features (Heusel et al. 2017, Eq. 6).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B the covariances. With X, Y the centred sets the last trace
+    is the sum of the singular values of X Y^T over sqrt((n - 1)(m - 1)), which needs no root of a singular matrix
+    where there are fewer samples than features; and of X Y^T only the triangles of X = QR and Y = QR matter, so that
+    many samples of few features are as cheap.
+
+    Args:
+        a, b: [n, F], [m, F], n and m at least 2.
+
+    Raises:
+        InputError: different numbers of features, or fewer than two samples.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise InputError(f"features: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit; [N, d] each, N >= 2")
+    a, b = a.double(), b.double()
+    x, y = a - a.mean(0), b - b.mean(0)
+    spread = x.square().sum() / (len(x) - 1) + y.square().sum() / (len(y) - 1)
+    r, s = (torch.linalg.qr(one, mode="r").R for one in (x, y))
+    shared = torch.linalg.matrix_norm(r @ s.T, "nuc") / ((len(x) - 1) * (len(y) - 1)) ** 0.5
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread - 2 * shared)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -104,7 +104,8 @@ def morph(
         positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS["linear"], loop)
         for turn in range(ROUNDS + 1):
             album.take(positions, f"pass {turn + 1}: sampling frames" if turn else "sampling frames to be measured")
-            if (turn and _evenness(album.steps(positions, loop), easing) <= EVEN_ENOUGH) or turn == ROUNDS:
+            # Eased steps are not meant to be equal: once is enough.
+            if turn == ROUNDS or (turn and (easing != "linear" or _even(album.steps(positions, loop)))):
                 break
             lengths, ways = zip(*(album.travelled(s) for s in range(segments)), strict=True)
             positions = placed(lengths, ways, frames, EASINGS[easing], loop)
@@ -239,10 +240,10 @@ def _distances(frames: Tensor) -> Tensor:
     return frames.double().diff(dim=0).flatten(1).square().mean(1).sqrt()
 
 
-def _evenness(steps: Sequence[float], easing: str) -> float:
-    """The largest step over the median; only where steps are meant to be equal, else once is enough."""
+def _even(steps: Sequence[float]) -> bool:
+    """Whether no step is much larger than the median one, or most stand still."""
     middle = float(np.median(steps))
-    return max(steps) / middle if easing == "linear" and middle > 0 else 0.0
+    return middle == 0 or max(steps) <= EVEN_ENOUGH * middle
 
 
 def check_path(

@@ -12,9 +12,10 @@ from scipy.linalg import sqrtm
 
 from ssi_core import DenoiserError, InputError, load_image
 from ssi_core.evaluate import PRESETS, distances, evaluate, plan_of
-from ssi_core.evaluate.distances import DISTANCES, FILE, QUANTUM, THEMSELVES, frechet, haar, measured
+from ssi_core.evaluate.distances import DISTANCES, FILE, QUANTUM, THEMSELVES, haar, measured
 from ssi_core.evaluate.images import DEMO, load_survey, read_picture, save_survey, survey
 from ssi_core.evaluate.tables import tables
+from ssi_core.metrics import frechet
 
 WEIGHTS = [0.3, 0.5]
 

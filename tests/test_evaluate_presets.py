@@ -22,6 +22,7 @@ from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.study import STUDIES
 from ssi_core.evaluate.tables import floors, tables, wins
 from ssi_core.evaluate.trajectories import sampled
+from ssi_core.metrics import _alexnet
 from ssi_core.process import VE, DiscreteVP
 
 
@@ -350,11 +351,11 @@ def test_lpips_and_brisque_are_the_libraries_own(monkeypatch):
     piq.brisque = lambda x, data_range: x.mean() * 100
     monkeypatch.setitem(sys.modules, "lpips", lpips)
     monkeypatch.setitem(sys.modules, "piq", piq)
-    metrics_room._alexnet.cache_clear()
+    _alexnet.cache_clear()
     assert METRICS["lpips"].of(trip).tolist() == pytest.approx(mse(back, images).tolist(), rel=1e-5)
     wanted = ((back + 1) / 2).mean((1, 2, 3)) * 100
     assert METRICS["brisque"].of(trip).tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
-    metrics_room._alexnet.cache_clear()
+    _alexnet.cache_clear()
 
 
 def test_the_floor_beside_each_figure_is_that_of_the_plans_shape():

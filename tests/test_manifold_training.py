@@ -46,7 +46,6 @@ from ssi_core.manifold import (
     annealed_langevin,
     clouds,
     distribution,
-    frechet,
     inverse_covariance,
     log_uniform,
     on_times,
@@ -57,6 +56,7 @@ from ssi_core.manifold import (
     train,
     uniform_on,
 )
+from ssi_core.metrics import frechet
 
 PLANE = Plane(2, 1)
 

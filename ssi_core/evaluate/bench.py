@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..guard import process_of
 from ..image import save_image
 from ..inversion import Callback, Inversion, Progress, invert, reconstruct
-from ..process import VE, Process
+from ..process import Process
 from .exact import memory
 from .images import Picture, read_picture
 from .metrics import METRICS, Trip
@@ -124,12 +125,6 @@ class Bench:
         folder = self.folder / "pictures" / arm.name
         folder.mkdir(parents=True, exist_ok=True)
         save_image(picture, folder / f"{name}.png")
-
-
-def process_of(denoise: Any) -> Process:
-    """A denoiser's own process; VE where it does not say."""
-    found: Process = getattr(denoise, "process", VE())
-    return found
 
 
 @contextmanager

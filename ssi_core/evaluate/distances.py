@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..artifact import write_text
 from ..image import load_image
+from ..metrics import frechet
 from .images import Picture, read_picture
 from .metrics import needs
 from .plan import Plan
@@ -44,23 +45,6 @@ class Distance:
     """[B, 3, H, W] in [-1, 1] -> [B, F]; their distance is `frechet`."""
     missing: Callable[[int], str] = lambda size: ""
     """As `metrics.Metric.missing`."""
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Squared Frechet distance between the Gaussians of two sets of features (Heusel et al. 2017, Eq. 6).
-
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B the covariances. With X, Y the centred sets the last trace
-    is the sum of the singular values of X Y^T over sqrt((n - 1)(m - 1)), which needs no root of a singular matrix
-    where there are fewer pictures than features.
-
-    Args:
-        a, b: [n, F], [m, F], n and m at least 2.
-    """
-    a, b = a.double(), b.double()
-    x, y = a - a.mean(0), b - b.mean(0)
-    spread = x.square().sum() / (len(x) - 1) + y.square().sum() / (len(y) - 1)
-    shared = torch.linalg.matrix_norm(x @ y.T, "nuc") / ((len(x) - 1) * (len(y) - 1)) ** 0.5
-    return float((a.mean(0) - b.mean(0)).square().sum() + spread - 2 * shared)
 
 
 def haar(pictures: Tensor) -> Tensor:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..gaussianity import FIGURES, Gaussianity, gaussianity
-from ..metrics import ALEXNET, SSIM_WINDOW, mse, psnr, ssim
+from ..metrics import ALEXNET, SSIM_WINDOW, lpips, mse, psnr, ssim
 from ..precision import float64
 
 BRISQUE = "brisque_svm_weights.pt"
@@ -57,18 +56,6 @@ def _figure(name: str) -> Metric:
     return Metric(FIGURES[name].about, lambda trip: getattr(trip.report, name))
 
 
-def _lpips(trip: Trip) -> Tensor:
-    with torch.no_grad():
-        return float64(_alexnet()(trip.back.float().clamp(-1, 1), trip.images.float().clamp(-1, 1)).flatten())
-
-
-@lru_cache(maxsize=1)
-def _alexnet() -> Any:
-    import lpips
-
-    return lpips.LPIPS(net="alex", verbose=False)
-
-
 def _brisque(trip: Trip) -> Tensor:
     import piq
 
@@ -98,6 +85,7 @@ METRICS: dict[str, Metric] = {
     "mse": Metric("mean squared error, pictures in [-1, 1]", lambda trip: mse(trip.back, trip.images)),
     "psnr": Metric("peak signal-to-noise ratio, dB", lambda trip: psnr(trip.back, trip.images)),
     "ssim": Metric("structural similarity", lambda trip: ssim(trip.back, trip.images), _too_small),
-    "lpips": Metric("LPIPS (AlexNet)", _lpips, needs("lpips", ALEXNET, _ALEXNET_AT), extra=True),
+    "lpips": Metric("LPIPS (AlexNet)", lambda trip: lpips(trip.back, trip.images),
+                    needs("lpips", ALEXNET, _ALEXNET_AT), extra=True),
     "brisque": Metric("BRISQUE of the reconstruction", _brisque, needs("piq", BRISQUE, _BRISQUE_AT), extra=True),
-}
+}  # fmt: skip

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, load_image, to_pixels
-from ..report.figures import COLOURS
+from ..report.figures import COLOURS, new_figure
 from .distances import THEMSELVES, measured
 from .plan import Arm
 from .presets import Preset
@@ -32,7 +32,7 @@ _SHOWN = ("chan", "hori", "vert", "ks", "std", "edge")
 def noise(results: Results, preset: Preset) -> Figure:
     """Every picture's noise, figure by figure, beside the floor."""
     floor = floors(results.plan.shape)
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = new_figure(13, 3.6)
     arms = [arm.name for arm in results.plan.arms]
     for panel, name in zip(figure.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
         for s, set_ in enumerate(results.sets):
@@ -54,7 +54,7 @@ def tradeoff(results: Results, preset: Preset) -> Figure:
     plan, floor = results.plan, floors(results.plan.shape)
     rows = [("mse", "MSE", math.nan), ("std", "std of the noise", 1.0), ("chan", "CHAN of the noise", floor["chan"])]
     rows += [("brisque", "BRISQUE", math.nan)] if "brisque" in plan.metrics else []
-    figure = Figure(figsize=(4.8 * len(results.sets), 2.5 * len(rows)), layout="constrained")
+    figure = new_figure(4.8 * len(results.sets), 2.5 * len(rows))
     panels = figure.subplots(len(rows), len(results.sets), squeeze=False, sharex=True, sharey="row")
     skips = sorted({arm.skip for arm in plan.arms})
     for column, set_ in enumerate(results.sets):
@@ -86,7 +86,7 @@ def tradeoff(results: Results, preset: Preset) -> Figure:
 
 def pareto(results: Results, preset: Preset) -> Figure:
     """PSNR against evaluations; filled where at least half of the noises are Gaussian, with the best of these named."""
-    figure = Figure(figsize=(6.4 * len(results.sets), 5.6), layout="constrained")
+    figure = new_figure(6.4 * len(results.sets), 5.6)
     solvers = list(dict.fromkeys(arm.solver for arm in results.plan.arms))
     for panel, set_ in zip(figure.subplots(1, len(results.sets), squeeze=False)[0], results.sets, strict=True):
         good, kept = [], compared(results, set_)
@@ -123,7 +123,7 @@ def pareto(results: Results, preset: Preset) -> Figure:
 
 def curves(results: Results, preset: Preset) -> Figure:
     """The singularity along trajectories."""
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    figure = new_figure(7, 4.6)
     panel = figure.subplots()
     for i, arm in enumerate(results.plan.arms):
         own = results.of(arm.name)
@@ -142,7 +142,7 @@ def cosines(results: Results, preset: Preset) -> Figure:
     """Cosines between the noises that several seeds give of one picture."""
     count = int(results.plan.options["repeats"])
     pictures = list(dict.fromkeys((r["index"], r["image"]) for r in results.rows))
-    figure = Figure(figsize=(3.6 * len(pictures) + 1, 3.6), layout="constrained")
+    figure = new_figure(3.6 * len(pictures) + 1, 3.6)
     arm, shown = results.plan.arms[0].name, None
     for panel, (index, name) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
         own = [r for r in results.of(arm) if r["index"] == index]
@@ -166,7 +166,7 @@ def cosines(results: Results, preset: Preset) -> Figure:
 
 def wins(results: Results, preset: Preset) -> Figure:
     """How many times larger the base method's error is on the median picture; right of 1 SSI reconstructs better."""
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    figure = new_figure(8, 4.4)
     panel = figure.subplots()
     pairs = [arm for arm in results.plan.arms if arm.against]
     for s, set_ in enumerate(results.sets):
@@ -203,7 +203,7 @@ def sheet(results: Results, preset: Preset) -> Figure:
     stacked = len(arms) > 3
     columns = len(arms) * (1 if stacked else 2) + 1
     lines = len(indices) * (2 if stacked else 1)
-    figure = Figure(figsize=(1.25 * columns, 1.35 * lines + 0.5), layout="constrained")
+    figure = new_figure(1.25 * columns, 1.35 * lines + 0.5)
     panels = figure.subplots(lines, columns, squeeze=False)
     for panel in panels.flat:
         panel.axis("off")
@@ -257,11 +257,11 @@ def repeats(results: Results, preset: Preset) -> Figure:
         half = (len(pictures) - 1) // 2
         rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
     if not rows:
-        figure = Figure(figsize=(9, 2), layout="constrained")
+        figure = new_figure(9, 2)
         _nothing(figure.subplots())
         return figure
     drawn = to_pixels(contact_sheet(rows, scale=2))[0]
-    figure = Figure(figsize=(9, 9 * drawn.shape[0] / drawn.shape[1] + 0.4), layout="constrained")
+    figure = new_figure(9, 9 * drawn.shape[0] / drawn.shape[1] + 0.4)
     panel = figure.subplots()
     panel.imshow(drawn, interpolation="nearest")
     panel.axis("off")
@@ -275,7 +275,7 @@ def blends(results: Results, preset: Preset) -> Figure:
     pairs = [str(first.index) for first, _ in pairs_of(results.pictures)]
     columns = ["picture", "0", *(f"{w:g}" for w in weights), "1", "picture"]
     lines = [(index, arm) for index in pairs for arm in results.plan.arms]
-    figure = Figure(figsize=(1.15 * len(columns) + 0.8, 1.25 * len(lines) + 0.3), layout="constrained")
+    figure = new_figure(1.15 * len(columns) + 0.8, 1.25 * len(lines) + 0.3)
     for row, ((index, arm), panels) in enumerate(
         zip(lines, figure.subplots(len(lines), len(columns), squeeze=False), strict=True)
     ):
@@ -294,7 +294,7 @@ def blends(results: Results, preset: Preset) -> Figure:
 
 def plane(results: Results, preset: Preset) -> Figure:
     """Samples and trajectories of the first chunk, computed again."""
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = new_figure(11, 5.2)
     for panel, arm in zip(figure.subplots(1, len(results.plan.arms)), results.plan.arms, strict=True):
         states = sampled(arm, results.plan.seed, CHUNK)
         for i in range(40):
@@ -316,7 +316,7 @@ def distances(results: Results, preset: Preset) -> Figure:
         figure = Figure(figsize=(9, 2))
         figure.text(0.5, 0.5, "too few pictures to compare", ha="center", color=BAD)
         return figure
-    figure = Figure(figsize=(5.4 * len(kinds), 3.8 * len(names)), layout="constrained")
+    figure = new_figure(5.4 * len(kinds), 3.8 * len(names))
     panels = figure.subplots(len(names), len(kinds), squeeze=False)
     for line, name in enumerate(names):
         for column, kind in enumerate(kinds):

@@ -15,9 +15,10 @@ import torch
 
 from ..artifact import write_text
 from ..errors import DenoiserError, InputError
+from ..guard import process_of
 from ..inversion import Progress
 from ..version import __version__
-from .bench import Rows, process_of, whole_float32
+from .bench import Rows, whole_float32
 from .exact import TARGETS
 from .images import Picture, load_survey, save_survey, survey
 from .plan import FILE, Plan

@@ -18,7 +18,7 @@ from .distributions import (
     hyperplane,
     random_points,
 )
-from .measures import frechet, sliced_wasserstein
+from .measures import sliced_wasserstein
 from .objectives import (
     CEM_WEIGHTS,
     OBJECTIVES,
@@ -41,7 +41,7 @@ __all__ = [
     "CEM_WEIGHTS", "DISTRIBUTIONS", "MLP", "OBJECTIVES", "SCHEDULES", "Conditional", "Curve", "Distribution", "Eps",
     "Exact", "Iso", "Mixture", "Niso", "Objective", "Plane", "RotationModes", "RotationTori", "Rotations", "Score",
     "Sphere", "SphereModes", "Spiral", "Surface", "Tango", "Trained", "annealed_langevin", "circle_of_points", "clock",
-    "clouds", "corrupted", "distribution", "frechet", "gaussian_line", "hyperplane", "inverse_covariance",
+    "clouds", "corrupted", "distribution", "gaussian_line", "hyperplane", "inverse_covariance",
     "log_uniform", "on_times", "random_points", "reverse_sde", "rows", "sliced_wasserstein", "times", "train",
     "uniform_on",
 ]  # fmt: skip

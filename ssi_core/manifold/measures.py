@@ -29,21 +29,3 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 500, seed: int = 
         gap = (a.double() @ chunk).sort(dim=0).values - (b.double() @ chunk).sort(dim=0).values
         total += float(gap.abs().mean(0).sum())
     return total / directions
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of the Gaussians fitted to two samples of features [N, d] (Heusel et al. 2017), squared.
-
-    |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), with eigenvalues under 0 from rounding taken as 0.
-
-    Raises:
-        InputError: different numbers of features, or fewer than two samples.
-    """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise InputError(f"features: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit; [N, d] each, N >= 2")
-    a, b = a.double(), b.double()
-    A, B = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
-    values, vectors = torch.linalg.eigh(A)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ B @ root).clamp_min(0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross)

@@ -22,7 +22,8 @@ from ..process import OU
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
-from .plane import Size, fitted, mean, mean_and_spread, sampled, scatter
+from .plane import Size, fitted, runs, sampled, scatter
+from .seeds import mean, mean_and_spread
 from .singular import log_slope
 
 if TYPE_CHECKING:
@@ -110,10 +111,7 @@ def weights(lab: Lab) -> Outcome:
     rows, away, apart = [], {}, {}
     for i, name in enumerate(CEM_WEIGHTS):
         distances, gaps = [], []
-        for seed in range(lab.seeds):
-            objective = Conditional(OU(), weighting=name)
-            model = fitted(known, objective, SIZE, lab, f"{NAMES[name]}, seed {seed}: training", seed)
-            x = sampled(model, lab, f"{NAMES[name]}, seed {seed}: sampling", seed=seed)
+        for seed, _, x in runs(known, Conditional(OU(), weighting=name), SIZE, lab, NAMES[name]):
             distances.append(float(known.distance(x).mean()))
             gaps.append(sliced_wasserstein(x, reference))
             if seed == 0:

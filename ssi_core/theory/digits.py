@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..manifold import MLP, Conditional, Eps, frechet, on_times, reverse_sde, times, train
+from ..manifold import MLP, Conditional, Eps, on_times, reverse_sde, times
+from ..metrics import frechet
 from ..process import OU
 from ..report.figures import new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
-from .plane import mean_and_spread
+from .seeds import mean_and_spread, trained
 
 STEPS, BATCH, WIDTH = 2000, 256, 256
 SAMPLES = 1500
@@ -143,11 +144,10 @@ def digits(lab: Lab) -> Outcome:
     count = lab.count(SAMPLES, 60)
     for name, objective in methods.items():
         for seed in range(lab.seeds):
-            torch.manual_seed(lab.seed + seed)
-            network = MLP(fit.shape[1], WIDTH, 3, nn.SiLU)
-            model = train(
-                fit, objective, network, on_times(times("linear", 1000), OU()), steps=lab.count(STEPS, 20), batch=BATCH,
-                decay=True, seed=lab.seed + seed, watch=lab.watch(f"{name}, seed {seed}: training"),
+            model = trained(
+                lab, seed, f"{name}, seed {seed}: training", fit, objective,
+                lambda: MLP(fit.shape[1], WIDTH, 3, nn.SiLU), on_times(times("linear", 1000), OU()), steps=STEPS,
+                batch=BATCH, decay=True,
             )  # fmt: skip
             start = torch.randn(count, fit.shape[1], generator=lab.generator(30 + seed))
             x = reverse_sde(model, start, times("exponential", 200), OU(), generator=lab.generator(40 + seed),

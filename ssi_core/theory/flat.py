@@ -19,12 +19,12 @@ from ..manifold import (
     Trained,
     distribution,
     log_uniform,
-    train,
 )
 from ..process import VE
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
+from .seeds import spread, trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,13 +45,11 @@ METHODS: dict[str, Make] = {
 
 
 def fitted(known: Distribution, make: Make, rescaled: bool, lab: Lab, part: str, seed: int) -> Trained:
-    torch.manual_seed(lab.seed + seed)
     assert known.surface is not None
     data = known.sample(lab.count(100_000, 2000), lab.generator(seed))
-    network = MLP(known.dimension, 64, 3, nn.SiLU, gain=True)
-    return train(
-        data, make(known.surface, rescaled), network, log_uniform(*SIGMAS), steps=lab.count(STEPS, 20), batch=BATCH,
-        rate=RATE, decay=True, seed=lab.seed + seed, watch=lab.watch(part),
+    return trained(
+        lab, seed, part, data, make(known.surface, rescaled), lambda: MLP(known.dimension, 64, 3, nn.SiLU, gain=True),
+        log_uniform(*SIGMAS), steps=STEPS, batch=BATCH, rate=RATE, decay=True,
     )  # fmt: skip
 
 
@@ -100,7 +98,7 @@ def hyperplane(lab: Lab) -> Outcome:
             curves[name] = on
             near = on[:, levels <= NEAR].mean(1)
             named = [float(on[:, int((levels - at).abs().argmin())].mean()) for at in (0.01, 0.1, 1.0)]
-            cells = [float(near.mean()), float(near.std()) if len(near) > 1 else 0.0, *named]
+            cells = [float(near.mean()), spread(near.tolist()), *named]
             rows.append([name, *(f"{cell:.2f}" for cell in cells)])
             shown = panels[r][c].pcolormesh(
                 levels, heights, errors.mean(0).T.log10(), vmin=-1.5, vmax=2, cmap="viridis"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,12 @@ from ..manifold import (
     on_times,
     reverse_sde,
     times,
-    train,
 )
 from ..process import OU
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
+from .seeds import mean, mean_and_spread, trained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,14 +54,20 @@ def methods() -> dict[str, Objective]:
 
 def fitted(known: Distribution, objective: Objective, size: Size, lab: Lab, part: str, seed: int = 0) -> Trained:
     """A network trained as the paper's: levels from the linear grid t = 10 k / K, whatever sampling uses later."""
-    torch.manual_seed(lab.seed + seed)  # the network's first weights
     data = known.sample(lab.count(POOL, 2000), lab.generator(seed))
-    network = MLP(known.dimension, size.width, size.depth)
-    draw = on_times(times("linear", STEPS), OU())
-    return train(
-        data, objective, network, draw, steps=lab.count(size.steps, 20), batch=size.batch, seed=lab.seed + seed,
-        watch=lab.watch(part),
+    return trained(
+        lab, seed, part, data, objective, lambda: MLP(known.dimension, size.width, size.depth),
+        on_times(times("linear", STEPS), OU()), steps=size.steps, batch=size.batch,
     )  # fmt: skip
+
+
+def runs(
+    known: Distribution, objective: Objective, size: Size, lab: Lab, name: str
+) -> Iterator[tuple[int, Trained, Tensor]]:
+    """(seed, model, samples) of every seed of the lab's."""
+    for seed in range(lab.seeds):
+        model = fitted(known, objective, size, lab, f"{name}, seed {seed}: training", seed)
+        yield seed, model, sampled(model, lab, f"{name}, seed {seed}: sampling", seed=seed)
 
 
 def sampled(model: Trained, lab: Lab, part: str, grid: Tensor | None = None, seed: int = 0) -> Tensor:
@@ -90,9 +96,7 @@ def compared(
     rows, away, kept = [], {}, []
     for i, (method, objective) in enumerate(methods().items()):
         distances, spreads = [], []
-        for seed in range(lab.seeds):
-            model = fitted(known, objective, size, lab, f"{method}, seed {seed}: training", seed)
-            x = sampled(model, lab, f"{method}, seed {seed}: sampling", seed=seed)
+        for seed, model, x in runs(known, objective, size, lab, method):
             d = known.distance(x)
             distances.append(float(d.mean()))
             spreads.append(float(d.square().mean().sqrt()))
@@ -112,15 +116,6 @@ def compared(
          "coordinate."],
     )  # fmt: skip
     return table, figure, away, kept
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[str, str]:
-    v = torch.tensor(values, dtype=torch.float64)
-    return f"{float(v.mean()):.4f}", f"{float(v.std()):.4f}" if len(v) > 1 else "-"
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 @experiment(

@@ -21,7 +21,6 @@ from ..manifold import (
     log_uniform,
     reverse_sde,
     sliced_wasserstein,
-    train,
     uniform_on,
 )
 from ..process import VE
@@ -29,6 +28,7 @@ from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from ..schedule import exponential_sigmas
 from .experiment import Finding, Lab, Outcome, experiment
+from .seeds import mean, spread, trained
 
 N, MODES, SPREAD = 10, 5, 0.1
 SIGMAS = (0.05, 3.0)
@@ -57,11 +57,9 @@ METHODS: dict[str, Callable[[bool], Objective]] = {
 
 
 def fitted(data: Tensor, objective: Objective, lab: Lab, part: str, seed: int) -> Trained:
-    torch.manual_seed(lab.seed + seed)
-    network = MLP(N * N, WIDTH, 2, nn.SiLU, gain=True)
-    return train(
-        data, objective, network, log_uniform(*SIGMAS), steps=lab.count(STEPS, 20), batch=BATCH, rate=RATE, decay=True,
-        seed=lab.seed + seed, watch=lab.watch(part),
+    return trained(
+        lab, seed, part, data, objective, lambda: MLP(N * N, WIDTH, 2, nn.SiLU, gain=True), log_uniform(*SIGMAS),
+        steps=STEPS, batch=BATCH, rate=RATE, decay=True,
     )  # fmt: skip
 
 
@@ -94,7 +92,7 @@ def rotations(lab: Lab) -> Outcome:
     data = known.sample(lab.count(20_000, 500), lab.generator())
     count = lab.count(SAMPLES, 100)
     references = [known.sample(count, lab.generator(10 + k)) for k in range(lab.seeds + 1)]
-    floor = torch.tensor([sliced_wasserstein(a, references[0]) for a in references[1:]], dtype=torch.float64)
+    floor = [sliced_wasserstein(a, references[0]) for a in references[1:]]
     found: dict[tuple[str, str], list[float]] = {}
     off: dict[str, list[float]] = {}
     stopped = []
@@ -110,7 +108,7 @@ def rotations(lab: Lab) -> Outcome:
                     off.setdefault(name, []).append(away)
                 y = annealing(model, count, lab, f"{name}, seed {seed}: annealing", seed)
                 found.setdefault((name, "annealing"), []).append(sliced_wasserstein(y, references[0]))
-    stats = {key: (torch.tensor(v).mean().item(), _spread(v)) for key, v in found.items()}
+    stats = {key: (mean(v), spread(v)) for key, v in found.items()}
     names = list(dict.fromkeys(name for name, _ in found))
     rows = []
     for name in names:
@@ -118,9 +116,7 @@ def rotations(lab: Lab) -> Outcome:
         for way in ("reversal", "annealing"):
             cells += [_said(stats[name, way]) if (name, way) in stats else "-", PAPER.get((name, way), "-")]
         rows.append([name, *cells, f"{sum(off[name]) / lab.seeds:.2f}" if name in off else "-"])
-    rows.append(
-        ["floor: two samples of the data", _said((floor.mean().item(), _spread(floor.tolist()))), "", "", "", ""]
-    )
+    rows.append(["floor: two samples of the data", _said((mean(floor), spread(floor))), "", "", "", ""])
     table = Table(
         "Sliced 1-Wasserstein distance to the data",
         ["training", "reversal", "slides", "annealing", "slides", "distance off SO(10) where reversal ends"], rows,
@@ -130,7 +126,7 @@ def rotations(lab: Lab) -> Outcome:
          f"with deviation {SPREAD:g}; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; c = {EXTRA:g}. The slides name "
          "neither network, levels, c nor the modes, so that only the order can be compared, not the numbers."],
     )  # fmt: skip
-    means = {key: mean for key, (mean, _) in stats.items()}
+    means = {key: middle for key, (middle, _) in stats.items()}
     chain = [means[name, "reversal"] for name in ("Iso", "Niso", "Niso+res")]
     best = min((n for n, way in means if way == "annealing"), key=lambda n: means[n, "annealing"])
     spreads = [stats[name, "reversal"][1] for name in ("Iso", "Niso", "Niso+res")]
@@ -157,7 +153,7 @@ def rotations(lab: Lab) -> Outcome:
             if (name, way) in found:
                 panel.plot([k + 0.16 * (i - 0.5)] * lab.seeds, found[name, way], "os"[i], color=COLOURS[i], ms=5,
                            label=way if k == 0 else None)  # fmt: skip
-    panel.axhline(float(floor.mean()), color=COLOURS[5], ls="--", lw=1)
+    panel.axhline(mean(floor), color=COLOURS[5], ls="--", lw=1)
     panel.set_yscale("log")
     panel.set_xticks(range(len(names)), names)
     panel.set_ylabel("sliced 1-Wasserstein distance")
@@ -165,11 +161,6 @@ def rotations(lab: Lab) -> Outcome:
     panel.grid(alpha=0.3)
     panel.legend()
     return Outcome(findings, [table], {"distances": figure}, stopped)
-
-
-def _spread(values: list[float]) -> float:
-    """Standard deviation over seeds; 0 for a single one."""
-    return float(torch.tensor(values).std()) if len(values) > 1 else 0.0
 
 
 def _beyond(larger: tuple[float, float], smaller: tuple[float, float]) -> bool:
