@@ -28,7 +28,7 @@ from torch import Tensor
 from ssi_core import demo_denoiser, save_image
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.evaluate import Arm, evaluate, plan_of
-from ssi_core.inversion import DEFAULT_SKIP
+from ssi_core.skip import DEFAULT_SKIP
 
 SIZE = 64
 """Of the pictures on disk; reading them includes fitting them to the model."""

@@ -19,8 +19,8 @@ from ssi_core import blend, demo_denoiser, gaussianity, invert, karras_sigmas
 from ssi_core.demo.photos import held_out_photos
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.image import contact_sheet, save_image, to_pixels
-from ssi_core.inversion import DEFAULT_SKIP
 from ssi_core.morph import Morph, morph
+from ssi_core.skip import DEFAULT_SKIP
 
 SHOWN = 3
 

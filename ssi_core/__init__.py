@@ -13,17 +13,9 @@ from .denoiser import EDM, X0, Clipped, Denoiser, Eps, Guided, V, Velocity
 from .errors import Cancelled, DenoiserError, InputError
 from .gaussianity import Gaussianity, gaussianity
 from .image import load_image, save_image
-from .inversion import (
-    DEFAULT_SKIP,
-    DEFAULT_SOLVER,
-    Inversion,
-    Progress,
-    Trajectory,
-    integrate,
-    invert,
-    reconstruct,
-    unit_noise,
-)
+from .injection import INJECTIONS, find_injection
+from .integration import Progress, Trajectory, integrate, unit_noise
+from .inversion import DEFAULT_SOLVER, Inversion, invert, reconstruct
 from .metrics import cosine, mse, psnr, ssim
 from .models import PixelModel, load_checkpoint
 from .process import OU, VE, VP, DiscreteVP, Flow, Process
@@ -36,14 +28,16 @@ from .schedule import (
     truncate,
 )
 from .singularity import SingularityCurve, singularity_curve
+from .skip import DEFAULT_SKIP, Auto, Choice, choose_skip
 from .solver import SOLVERS, find_solver
 from .version import __version__
 
 __all__ = [
-    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "OU", "SOLVERS", "VE", "VP", "X0", "Cancelled", "Clipped",
-    "Denoiser", "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Guided", "InputError", "Inversion",
-    "PixelModel", "Process", "Progress", "SingularityCurve", "Trajectory", "V", "Velocity", "__version__", "blend",
-    "cosine", "ddim_sigmas", "demo_denoiser", "exponential_sigmas", "find_solver", "flow_sigmas", "gaussianity",
-    "given_sigmas", "integrate", "invert", "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr",
-    "reconstruct", "save_image", "singularity_curve", "slerp", "ssim", "truncate", "unit_noise",
+    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "INJECTIONS", "OU", "SOLVERS", "VE", "VP", "X0", "Auto",
+    "Cancelled", "Choice", "Clipped", "Denoiser", "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity",
+    "Guided", "InputError", "Inversion", "PixelModel", "Process", "Progress", "SingularityCurve", "Trajectory", "V",
+    "Velocity", "__version__", "blend", "choose_skip", "cosine", "ddim_sigmas", "demo_denoiser", "exponential_sigmas",
+    "find_injection", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate", "invert",
+    "karras_sigmas", "load_checkpoint", "load_image", "mse", "psnr", "reconstruct", "save_image", "singularity_curve",
+    "slerp", "ssim", "truncate", "unit_noise",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ local standard deviations and, when the source image is known, how |z| follows i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -68,6 +68,15 @@ class Gaussianity(Figures):
     def verdict(self) -> bool:
         """True when every sample passes."""
         return all(self.verdicts)
+
+    def margin(self, figures: Collection[str] = ()) -> Tensor:
+        """[B]: how much of what is allowed the worst figure uses up; 0 is the floor, above 1 the sample fails.
+
+        Args:
+            figures: which to look at; default: all.
+        """
+        used = [_used(name, getattr(self, name), self.floor, self.spread) for name in figures or FIGURES]
+        return torch.stack(used).amax(0)
 
 
 @dataclass(frozen=True)
@@ -150,9 +159,21 @@ def gaussianity(noise: Tensor, image: Tensor | None = None) -> Gaussianity:
     return Gaussianity(**found, floor=floor, spread=spread, channels=channels, failures=failures)
 
 
+def _allowed(name: str, floor: Figures, spread: Figures) -> tuple[float, float]:
+    """(what is expected of a figure, how far from it is allowed)."""
+    return float(getattr(floor, name)), max(FIGURES[name].tolerance, CHANCE * float(getattr(spread, name)))
+
+
+def _used(name: str, values: Tensor, floor: Figures, spread: Figures) -> Tensor:
+    """[B]: share of what is allowed that a figure uses up, on the sides on which it can fail; 0 where it has none."""
+    rule, (expected, allowed) = FIGURES[name], _allowed(name, floor, spread)
+    off = values - expected
+    judged = torch.maximum(off if rule.above else -off, -off if rule.below else off) if rule.above or rule.below else 0
+    return torch.nan_to_num((judged * torch.ones_like(off)).clamp_min(0) / allowed, nan=0.0)
+
+
 def _reason(name: str, value: float, floor: Figures, spread: Figures) -> str:
-    rule, expected = FIGURES[name], float(getattr(floor, name))
-    allowed = max(rule.tolerance, CHANCE * float(getattr(spread, name)))
+    rule, (expected, allowed) = FIGURES[name], _allowed(name, floor, spread)
     words = rule.above if value > expected + allowed else rule.below if value < expected - allowed else ""
     return f"{rule.about} {value:.3g} (Gaussian {expected:.3g} +- {allowed:.2g}): {words}" if words else ""
 

@@ -7,63 +7,27 @@
 from __future__ import annotations
 
 import hashlib
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .artifact import load_tensors, save_tensors
 from .denoiser import Denoiser
-from .errors import Cancelled, InputError
+from .errors import InputError
 from .guard import Guarded, check_images, check_range, process_of
+from .injection import DEFAULT_INJECTION, Injection, find_injection
+from .integration import Callback, integrate, seeds_for, unit_noise
 from .process import Process, process_from
 from .schedule import Grid, given_sigmas, truncate
-from .solver import Entry, Solver, find_solver
+from .skip import DEFAULT_SKIP, Auto, Choice, choose_skip
+from .solver import Solver, find_solver
 from .version import __version__
 
 DEFAULT_SOLVER = "dpmpp-2m"
-DEFAULT_SKIP = 0.07
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """What a progress callback is told after every step."""
-
-    step: int
-    """Steps done, 1..steps."""
-    steps: int
-    sigma: float
-    """The level reached."""
-    nfe: int
-    """Evaluations spent so far."""
-    x: Tensor
-    """The state, [B, ...]."""
-    denoised: Tensor
-    """The last estimate of x0, [B, ...]."""
-
-
-Callback = Callable[[Progress], bool | None]
-"""Called after every step; returning False (not None) stops with `Cancelled`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """The result of one integration."""
-
-    x: Tensor
-    """End state, [B, ...]."""
-    nfe: int
-    """Evaluations of the denoiser, each over the whole batch."""
-    states: Tensor | None = None
-    """[steps + 1, B, ...] on the CPU, the start included, when asked for."""
-    residual: Tensor | None = None
-    """[B], for solvers of implicit equations: the largest relative residual of any step, as far as D was evaluated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +51,9 @@ class Inversion:
     residual: Tensor | None = None
     """[B], for `exact` and `fixed-point`: the largest relative residual of any step."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Versions, model signature, grid, solver options, SHA-256 of each source image."""
+    """Versions, model signature, grid, injection, options, SHA-256 of each source image."""
+    choice: Choice | None = None
+    """How `skip` was chosen, where it was; not written to files."""
 
     def sample(self, i: int) -> Inversion:
         """Sample i of a batch, as the inversion it would have been alone."""
@@ -142,8 +108,9 @@ def invert(
     x0: Tensor,
     sigmas: Tensor | Sequence[float],
     *,
-    skip: float = DEFAULT_SKIP,
+    skip: float | Literal["auto"] | Auto = DEFAULT_SKIP,
     solver: str | Solver = DEFAULT_SOLVER,
+    injection: str | Injection = DEFAULT_INJECTION,
     seed: int | Sequence[int] = 0,
     process: Process | None = None,
     grid: Grid = "keep",
@@ -158,8 +125,12 @@ def invert(
             float64; the state is kept in this dtype.
         sigmas: a schedule (`ssi_core.schedule`), in flow sigmas for a flow process.
         skip: sigma_skip, in the schedule's sigmas. 0 is the base method: no noise, x0 taken to lie at the
-            schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0).
+            schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0). "auto", or
+            an `Auto` with another goal, chooses it for these images with at most 8 evaluations more
+            (`ssi_core.skip`; one for the whole batch).
         solver: a registered name (`ssi_core.solver.SOLVERS`) or a function of the same signature.
+        injection: how noise is put in at sigma_skip, a registered name (`ssi_core.injection.INJECTIONS`) or a function
+            of the same signature.
         seed: of the injected noise. An integer gives sample i the seed `seed + i`, so that a batch equals single runs
             with those seeds; a sequence gives one seed a sample. Drawn on the CPU, so every device gives the same.
         process: VE(), VP(), DiscreteVP() or Flow(); default: the denoiser's own `process`, else VE().
@@ -177,10 +148,15 @@ def invert(
     """
     check_images(x0, denoise, "x0")
     entry, process = find_solver(solver), process_of(denoise, process)
+    put_in, choice = find_injection(injection), None
+    if isinstance(skip, Auto) or skip == "auto":
+        goal = skip if isinstance(skip, Auto) else Auto()
+        choice = choose_skip(denoise, x0, sigmas, goal, injection=put_in.inject, seed=seed, process=process)
+        skip = choice.skip
     try:
         skip = float(skip)
     except (TypeError, ValueError):
-        raise InputError(f"skip {skip!r}: must be a number") from None
+        raise InputError(f"skip {skip!r}: must be a number, or 'auto'") from None
     way_back = truncate(sigmas, skip, grid)
     check_range(way_back, skip, denoise, process)
     seeds = seeds_for(seed, len(x0))
@@ -190,13 +166,19 @@ def invert(
         rising = rising[1:]
     if len(rising) < 2:
         raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
-    injected = unit_noise(x0, seeds) if skip > 0 else torch.zeros_like(x0)
-    start = process.inject(x0, injected, rising[0])
-    if skip == 0 and entry.ends_in_eps:
-        start = start / process.scale(rising[0])  # guided-diffusion shows the network x0 itself, not s x0
+    spent = choice.nfe if choice else 0
+    if skip > 0:
+        guarded = Guarded(denoise, process, steps=1)
+        with torch.no_grad():
+            start = put_in.inject(guarded, process, x0, unit_noise(x0, seeds), rising[0])
+        spent += guarded.nfe
+    else:
+        start = process.inject(x0, torch.zeros_like(x0), rising[0])
+        if entry.ends_in_eps:
+            start = start / process.scale(rising[0])  # guided-diffusion shows the network x0 itself, not s x0
     walk = integrate(denoise, start, rising, entry, process, keep_states=keep_states, progress=progress)
 
-    nfe, top = walk.nfe, rising[-1]
+    nfe, top = spent + walk.nfe, rising[-1]
     if entry.ends_in_eps:
         guarded = Guarded(denoise, process, steps=len(rising) - 1)
         guarded.step = guarded.steps - 1  # it belongs to the last step
@@ -210,14 +192,14 @@ def invert(
         "torch": torch.__version__,
         "model": getattr(denoise, "signature", None),
         "grid": grid,
-        "solver_options": {
-            k: v for k, v in getattr(solver, "keywords", {}).items() if isinstance(v, int | float | str)
-        },
+        "solver_options": _options(solver),
+        "injection": put_in.name,
+        "injection_options": _options(injection),
         "images_sha256": [tensor_sha256(image) for image in x0],
     }
     return Inversion(
         noise=noise, sigmas=way_back, nfe=nfe, process=process, solver=entry.name, skip=skip, seeds=seeds,
-        states=walk.states, residual=walk.residual, provenance=provenance,
+        states=walk.states, residual=walk.residual, provenance=provenance, choice=choice,
     )  # fmt: skip
 
 
@@ -250,85 +232,9 @@ def reconstruct(
     return integrate(denoise, start, levels.tolist(), find_solver(solver), process, progress=progress).x
 
 
-def integrate(
-    denoise: Denoiser,
-    x: Tensor,
-    sigmas: Sequence[float],
-    solver: Entry | Solver | str,
-    process: Process | None = None,
-    *,
-    keep_states: bool = False,
-    progress: Callback | None = None,
-) -> Trajectory:
-    """Carry state x along strictly falling or rising sigmas; the loop under `invert` and `reconstruct`.
-
-    Args:
-        x: state at sigmas[0] in the solver's coordinate, [B, ...].
-        sigmas: two or more levels; 0 only at an end.
-        solver, process, keep_states, progress: as in `invert`.
-
-    Raises:
-        InputError: fewer than two sigmas, not strictly monotonic, negative, or rising from 0 with a solver that cannot.
-        DenoiserError, Cancelled: as `invert`.
-    """
-    entry = solver if isinstance(solver, Entry) else find_solver(solver)
-    process = process_of(denoise, process)
-    steps = [b - a for a, b in pairwise(sigmas)]
-    if not steps or min(sigmas) < 0 or not (min(steps) > 0 or max(steps) < 0):
-        raise InputError(f"sigmas: two or more levels, all rising or all falling, are wanted; found {list(sigmas)}")
-    if sigmas[0] == 0 and not entry.from_zero:
-        raise InputError(f"sigmas: solver {entry.name!r} cannot start at 0, where the slope is 0/0; cut the 0 off")
-    guarded = Guarded(denoise, process, steps=len(steps))
-    states = [x.cpu()] if keep_states else None
-    walk = entry.solver(guarded, x, sigmas)
-    # With gradients every state of the walk would be kept alive.
-    with torch.no_grad():
-        while True:
-            try:
-                x = next(walk)
-            except StopIteration as end:
-                return Trajectory(x, guarded.nfe, torch.stack(states) if states else None, end.value)
-            guarded.step += 1
-            if states is not None:
-                states.append(x.cpu())
-            if progress is not None:
-                reached = sigmas[guarded.step]
-                now = Progress(guarded.step, guarded.steps, reached, guarded.nfe, x, guarded.denoised)
-                if progress(now) is False:
-                    raise Cancelled(f"cancelled after step {now.step} of {now.steps}, at sigma {reached:g}")
-
-
-def unit_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Standard normal noise of `like`'s shape, dtype and device; sample i depends on seeds[i] and the shape only."""
-    shape = tuple(like.shape[1:])
-
-    def draw(seed: int) -> Tensor:
-        # dtype and device are spelt out, or a changed global default would change the noise of a seed.
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-    return torch.stack([draw(seed) for seed in seeds]).to(like)
-
-
-def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
-    """One seed a sample: `seed + i`, or the given ones.
-
-    Raises:
-        InputError: another number of seeds than samples, or one that is no whole number in 0..2**63 - 1.
-    """
-    try:
-        single = np.ndim(seed) == 0
-        numbers: Sequence[Any] = [seed] if single else list(seed)  # type: ignore[arg-type]
-        seeds = tuple(operator.index(number) for number in numbers)  # also NumPy's and torch's
-    except TypeError:
-        raise InputError(f"seed {seed!r}: must be a whole number, or one an image") from None
-    if single:
-        seeds = tuple(seeds[0] + i for i in range(batch))
-    if len(seeds) != batch:
-        raise InputError(f"seed: {len(seeds)} seeds for {batch} images; give one an image, or a single number")
-    if min(seeds) < 0 or max(seeds) >= 2**63:
-        raise InputError(f"seed: must lie between 0 and 2**63 - 1; found {min(seeds)}..{max(seeds)}")
-    return seeds
+def _options(function: object) -> dict[str, Any]:
+    """What a `functools.partial` holds, as far as JSON can."""
+    return {k: v for k, v in getattr(function, "keywords", {}).items() if isinstance(v, int | float | str)}
 
 
 def tensor_sha256(tensor: Tensor) -> str:

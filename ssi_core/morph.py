@@ -20,7 +20,8 @@ from .blend import BLENDS, blend
 from .denoiser import Denoiser
 from .errors import Cancelled, InputError
 from .frames import EASINGS
-from .inversion import Inversion, Progress, reconstruct
+from .integration import Progress
+from .inversion import Inversion, reconstruct
 
 PACES = ("even", "angle")
 ROUNDS = 8

@@ -20,7 +20,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .errors import Cancelled
 from .guard import Guarded, check_images, check_range, process_of
-from .inversion import Callback, Progress, seeds_for, unit_noise
+from .integration import Callback, Progress, seeds_for, unit_noise
 from .precision import float64
 from .process import Process
 from .schedule import given_sigmas

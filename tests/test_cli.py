@@ -36,6 +36,41 @@ def ssi(capsys, *arguments):
     return stopped.value.code or 0, " ".join(out.split()), " ".join(err.split())
 
 
+def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictures, tmp_path):
+    code, out, _ = ssi(capsys, "invert", *pictures, "--skip", "auto", "--out", tmp_path / "out", "--device", "cpu")
+    assert code == 0 and out.count("for the verdict:") == 2 and out.count("foretold (8 evaluations)") == 2
+    found = [Inversion.load(tmp_path / "out" / f"scene {i}.ssi.safetensors") for i in range(2)]
+    assert found[0].skip != found[1].skip and all(0.002 < one.skip < 0.07 for one in found)
+    assert (np.asarray(Image.open(tmp_path / "out" / "scene 0.skip.png")) < 128).any()
+
+
+def test_a_morph_takes_one_chosen_skip(capsys, pictures, tmp_path):
+    few = ["--steps", "6", "--frames", "3", "--pace", "angle", "--device", "cpu"]
+    code, out, _ = ssi(capsys, "morph", *pictures, "--skip", "psnr=38", "--out", tmp_path / "out", *few)
+    assert code == 0 and "for 38 dB: 38.0 dB" in out
+
+
+def test_injections(capsys, pictures, tmp_path):
+    code, _, _ = ssi(capsys, "invert", pictures[0], "--injection", "tangent", "--out", tmp_path, *FEW)
+    assert code == 0
+    assert Inversion.load(tmp_path / "scene 0.ssi.safetensors").provenance["injection"] == "tangent"
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        (("--skip", "best"), "skip 'best': a sigma, auto, psnr=DB or leftover=SHARE is wanted"),
+        (("--skip", "-0.1"), "skip -0.1: must be 0 or a positive sigma"),
+        (("--skip", "nan"), "must be 0 or a positive sigma"),
+        (("--skip", "psnr=900"), "psnr 900.0 dB: must lie between 0 and 200"),
+        (("--injection", "sideways"), "unknown; known are plain, tangent"),
+    ],
+)
+def test_skips_and_injections_that_make_no_sense(capsys, pictures, tmp_path, option, words):
+    code, _, err = ssi(capsys, "invert", pictures[0], *option, "--out", tmp_path / "none")
+    assert code == 2 and words in err and not (tmp_path / "none").exists()
+
+
 def test_invert_reconstruct_inspect(capsys, pictures, tmp_path):
     out = tmp_path / "results"
     code, said, _ = ssi(capsys, "invert", *pictures, "--out", out, *FEW)

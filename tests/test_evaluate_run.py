@@ -21,12 +21,12 @@ from evaluations import ARMS, SIZE, Coupled, Toy, folder, plan
 
 from ssi_core import InputError, invert, karras_sigmas, load_image, mse, reconstruct
 from ssi_core.cli import main
+from ssi_core.errors import Cancelled
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.shards import own_device, sharded
 from ssi_core.evaluate.store import PARTS, RESULTS
-from ssi_core.inversion import Cancelled
 from ssi_core.process import DiscreteVP
 
 WORKER = Path(__file__).with_name("evaluations.py")

@@ -9,7 +9,7 @@ import torch
 from exact import normal
 
 from ssi_core import InputError, gaussianity
-from ssi_core.gaussianity import FIGURES
+from ssi_core.gaussianity import CHANCE, FIGURES
 
 SHAPES = [(3, 32, 32), (4, 64, 64)]
 SAMPLED = [name for name in FIGURES if name != "edge"]
@@ -282,3 +282,16 @@ def test_floors_do_not_touch_the_global_generator():
 def test_unusable_noise_is_refused(noise, image, says):
     with pytest.raises(InputError, match=says):
         gaussianity(noise, image)
+
+
+def test_the_margin_is_the_share_that_the_worst_figure_uses_up():
+    noise = normal(40, 3, 16, 16, seed=9).float()
+    assert float(gaussianity(noise).margin().max()) < 1
+    shrunk = noise * torch.linspace(0.7, 1.0, 40)[:, None, None, None]
+    report = gaussianity(shrunk)
+    assert [m <= 1 for m in report.margin().tolist()] == list(report.verdicts)
+    allowed = max(FIGURES["std"].tolerance, CHANCE * float(report.spread.std))
+    wanted = (report.std - report.floor.std).abs() / allowed
+    assert torch.allclose(report.margin(["std"]), wanted)
+    assert float(report.margin(["chan"])[0]) == pytest.approx(float(gaussianity(noise).margin(["chan"])[0]), rel=1e-5)
+    assert float(report.margin(["chi_z"]).max()) == 0  # told, not judged

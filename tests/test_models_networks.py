@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ssi_core.denoiser import Clipped
 from ssi_core.errors import InputError
-from ssi_core.inversion import Callback, invert, reconstruct
+from ssi_core.integration import Callback
+from ssi_core.inversion import invert, reconstruct
 from ssi_core.models import PixelModel, load_checkpoint
 from ssi_core.models.edm import Block, EDMNetConfig
 from ssi_core.models.family import Recognised

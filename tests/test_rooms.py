@@ -10,11 +10,13 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths",
 FLOORS = [
     ["errors", "precision", "artifact", "version", "canvas"],
     ["process", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
-    ["schedule", "denoiser", "panel", "report"],
+    ["schedule", "denoiser", "injection", "panel", "report"],
     ["guard"],
-    ["inversion", "models"],
+    ["integration", "models"],
+    ["skip"],
+    ["inversion"],
     ["singularity", "manifold", "morph"],
-    ["singularity_panel", "demo", "evaluate", "queue", "theory"],
+    ["singularity_panel", "skip_panel", "demo", "evaluate", "queue", "theory"],
     ["cli"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

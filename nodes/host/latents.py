@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...ssi_core.errors import InputError
-from ...ssi_core.inversion import unit_noise
+from ...ssi_core.integration import unit_noise
 
 
 def indices_of(latent: dict[str, Any]) -> tuple[int, ...] | None:

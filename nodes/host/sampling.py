@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
-from ...ssi_core.inversion import Inversion, Progress, integrate, invert
+from ...ssi_core.integration import Progress, integrate
+from ...ssi_core.inversion import Inversion, invert
 from ...ssi_core.singularity import SingularityCurve, singularity_curve
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .latents import injected_noise, latent_samples, seeds_of

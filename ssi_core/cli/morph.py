@@ -17,6 +17,7 @@ from ..image import ANIMATED, check_animation, contact_sheet, load_image, save_a
 from ..inversion import Inversion, invert
 from ..metrics import cosine
 from ..morph import EVEN_ENOUGH, PACES, check_path, morph
+from ..skip import Auto, choose_skip
 from .options import InversionOptions, ModelOptions, Out, grouped
 from .pictures import same_model
 from .terminal import made, progress_bar, spent, stem, task_bar, warn
@@ -65,18 +66,26 @@ def morph_command(
     pictures = [None if known else load_image(p, model.image_size) for p, known in zip(keyframes, found, strict=True)]
     out = made(out)
     denoise = model.load()
-    sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
+    sigmas, skip, solver = how.sigmas(denoise), how.begin, how.solver
     for known in found:
         if known is not None:
             same_model(known, denoise)
             sigmas, skip, solver = known.sigmas, known.skip, known.solver
+    unknown = [picture for picture in pictures if picture is not None]
+    if isinstance(skip, Auto) and unknown:
+        # Blends need one level: the one that the most demanding picture needs.
+        seeds = [how.seed + i for i, picture in enumerate(pictures) if picture is not None]
+        together = torch.cat(unknown).to(denoise.device)
+        choice = choose_skip(denoise, together, sigmas, skip, injection=how.injection, seed=seeds)
+        skip = choice.skip
+        spent(choice.reason)
     ends: list[Inversion] = []
     for i, (source, known, picture) in enumerate(zip(keyframes, found, pictures, strict=True)):
         if known is None and picture is not None:
             with progress_bar(f"inverting {source.name}") as watch:
                 known = invert(
-                    denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver, seed=how.seed + i,
-                    progress=watch,
+                    denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver,
+                    injection=how.injection, seed=how.seed + i, progress=watch,
                 )  # fmt: skip
         assert known is not None
         ends.append(known)

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from ..demo import DemoDenoiser, demo_denoiser
 from ..errors import InputError
-from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
+from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
+from ..inversion import DEFAULT_SOLVER
 from ..models import load_checkpoint
 from ..models.commands import describe
 from ..models.load import usable
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS, Preset
 from ..schedule import exponential_sigmas, karras_sigmas
+from ..skip import DEFAULT_SKIP, Auto
 from ..solver import SOLVERS, find_solver
 
 DTYPES = {
@@ -45,7 +47,14 @@ Dtype = Annotated[
     ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Noise levels of the whole schedule, sigma_max to sigma_min.")]
-Skip = Annotated[float, typer.Option(min=0, help="sigma_skip: noise added before inverting. 0: the base method.")]
+Skip = Annotated[
+    str,
+    typer.Option(
+        help="sigma_skip: noise added before inverting. 0: the base method; auto: the least that passes as Gaussian, "
+        "by picture; psnr=40: the most that keeps so many dB; leftover=0.1: the least that leaves no larger share."
+    ),
+]
+Inject = Annotated[str, typer.Option(help=f"How the noise is added, one of: {', '.join(INJECTIONS)}.")]
 Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
 Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
@@ -115,13 +124,31 @@ class InversionOptions:
     """How pictures become noise."""
 
     steps: Steps = 20
-    skip: Skip = DEFAULT_SKIP
+    skip: Skip = f"{DEFAULT_SKIP:g}"
     solver: Solve = DEFAULT_SOLVER
     schedule: Schedule = "karras"
     seed: Seed = 0
+    injection: Inject = DEFAULT_INJECTION
+
+    @property
+    def begin(self) -> float | Auto:
+        """`skip`, read.
+
+        Raises:
+            InputError: it is neither a number of at least 0 nor a goal.
+        """
+        try:
+            number = float(self.skip)
+        except ValueError:
+            return Auto.parse(self.skip)
+        if not number >= 0:
+            raise InputError(f"skip {self.skip}: must be 0 or a positive sigma")
+        return number
 
     def check(self) -> None:
-        """Raise InputError for a schedule or solver that does not exist; needs no model."""
+        """Raise InputError for a schedule, skip, injection or solver that cannot be; needs no model."""
+        assert self.begin is not None
+        find_injection(self.injection)
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule {self.schedule!r}: unknown; known are {', '.join(SCHEDULES)}")
         find_solver(self.solver)

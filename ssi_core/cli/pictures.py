@@ -18,6 +18,7 @@ from ..metrics import mse, psnr, ssim
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS
 from ..process import VE
+from ..skip import Auto
 from ..solver import find_solver
 from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
@@ -30,6 +31,7 @@ from .terminal import (
     spent,
     warn,
     warn_of_residual,
+    write_choice,
     write_noise_figure,
 )
 
@@ -49,7 +51,8 @@ def invert_command(
     """Turn pictures into Gaussian noise.
 
     For each picture writes NAME.ssi.safetensors (noise, schedule, provenance) and NAME.noise.png (what the noise
-    looks like, and whether it is Gaussian). Pictures are cut to their largest centred square and resized.
+    looks like, and whether it is Gaussian); where the skip is chosen (`--skip auto`) also NAME.skip.png (what other
+    skips would cost and give). Pictures are cut to their largest centred square and resized.
     """
     # Whatever can be wrong without the weights is found before they are read.
     how.check()
@@ -59,7 +62,7 @@ def invert_command(
     names = result_names(images)
     denoise = model.load()
     if papers is None:
-        sigmas, skip, solver = how.sigmas(denoise), how.skip, how.solver
+        sigmas, skip, solver = how.sigmas(denoise), how.begin, how.solver
     else:
         process = getattr(denoise, "process", VE())
         sigmas, skip, solver = papers.sigmas(process), papers.skip(process), papers.solver
@@ -67,13 +70,18 @@ def invert_command(
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
     nfe, reports = 0, []
+    if isinstance(skip, Auto):
+        batch = 1  # each picture its own
     for start in range(0, len(pictures), batch):
         x0 = torch.cat(pictures[start : start + batch]).to(denoise.device)
         with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
             inversion = invert(
-                denoise, x0, sigmas, skip=skip, solver=solver, seed=how.seed + start, progress=watch,
+                denoise, x0, sigmas, skip=skip, solver=solver, injection=how.injection, seed=how.seed + start,
+                progress=watch,
             )  # fmt: skip
         nfe = inversion.nfe
+        if inversion.choice is not None:
+            write_choice(inversion, x0, out / f"{names[start]}.skip.png", names[start])
         for i, name in enumerate(names[start : start + batch]):
             one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
             one.save(out / f"{name}.ssi.safetensors")

@@ -17,10 +17,13 @@ from rich.table import Table
 from torch import Tensor
 
 from ..errors import InputError
-from ..gaussianity import FIGURES, Gaussianity
+from ..gaussianity import FIGURES, Gaussianity, gaussianity
 from ..image import save_picture
-from ..inversion import Inversion, Progress
+from ..integration import Progress, unit_noise
+from ..inversion import Inversion
 from ..panel import noise_panel
+from ..skip import Trial, leftover
+from ..skip_panel import skip_panel
 from ..solver import find_solver
 
 console, errors = Console(), Console(stderr=True)
@@ -64,6 +67,19 @@ def made(folder: Path) -> Path:
 
 def write_noise_figure(noise: Tensor, report: Gaussianity, path: Path, title: str) -> None:
     save_picture(noise_panel(noise, report, title=title), path)
+
+
+def write_choice(inversion: Inversion, image: Tensor, path: Path, title: str) -> None:
+    """The picture of how the skip of one picture's inversion was chosen, with what came of it, and one line."""
+    choice = inversion.choice
+    assert choice is not None
+    injected = unit_noise(inversion.noise, inversion.seeds)
+    margin = gaussianity(inversion.noise, image).margin()
+    happened = Trial(choice.skip, margin * math.nan, leftover(inversion.noise, injected), margin)
+    save_picture(skip_panel(choice, title=title, happened=happened), path)
+    spent(f"{title}: {choice.reason}")
+    if not choice.met:
+        warn(f"{title}: no skip is foretold to reach {choice.goal}; see {path.name}")
 
 
 def print_reports(reports: list[Gaussianity], names: list[str]) -> None:

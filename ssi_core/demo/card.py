@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from ..artifact import write_text
 from ..image import contact_sheet, save_image
-from ..inversion import reconstruct, unit_noise
+from ..integration import unit_noise
+from ..inversion import reconstruct
 from ..schedule import karras_sigmas
 from .model import WEIGHTS, demo_denoiser
 from .photos import PHOTOS

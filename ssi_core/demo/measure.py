@@ -10,20 +10,12 @@ import torch
 from torch import Tensor
 
 from ..gaussianity import FIGURES, Gaussianity, gaussianity
-from ..inversion import (
-    DEFAULT_SKIP,
-    DEFAULT_SOLVER,
-    Callback,
-    Inversion,
-    Progress,
-    integrate,
-    invert,
-    reconstruct,
-    unit_noise,
-)
+from ..integration import Callback, Progress, integrate, unit_noise
+from ..inversion import DEFAULT_SOLVER, Inversion, invert, reconstruct
 from ..metrics import cosine, mse, psnr, ssim
 from ..schedule import karras_sigmas
 from ..singularity import knee
+from ..skip import DEFAULT_SKIP
 from .model import DemoDenoiser
 
 

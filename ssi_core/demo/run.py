@@ -19,7 +19,8 @@ from ..artifact import write_text
 from ..blend import slerp
 from ..gaussianity import FIGURES
 from ..image import save_animation, save_image
-from ..inversion import Progress, reconstruct
+from ..integration import Progress
+from ..inversion import reconstruct
 from ..version import __version__
 from .figure import demo_figure, save_figure
 from .measure import Laboratory, Plan, RoundTrip, share_better

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..guard import process_of
 from ..image import save_image
-from ..inversion import Callback, Inversion, Progress, invert, reconstruct
+from ..integration import Callback, Progress
+from ..inversion import Inversion, invert, reconstruct
 from ..process import Process
 from .exact import memory
 from .images import Picture, read_picture

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..guard import process_of
-from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
+from ..inversion import DEFAULT_SOLVER
 from ..models.presets import DDIM
 from ..models.presets import PRESETS as ROWS
 from ..models.presets import Preset as Row
+from ..skip import DEFAULT_SKIP
 from .distances import DISTANCES, Distance
 from .images import DEMO
 from .metrics import METRICS, Metric

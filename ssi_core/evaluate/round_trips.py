@@ -11,7 +11,7 @@ from torch import Tensor
 from ..blend import slerp
 from ..errors import InputError
 from ..gaussianity import FIGURES, gaussianity
-from ..inversion import unit_noise
+from ..integration import unit_noise
 from ..metrics import cosine
 from .bench import Bench, Rows, Unit, keep_trip, measured
 from .images import Picture

@@ -16,7 +16,7 @@ import torch
 from ..artifact import write_text
 from ..errors import DenoiserError, InputError
 from ..guard import process_of
-from ..inversion import Progress
+from ..integration import Progress
 from ..version import __version__
 from .bench import Rows, whole_float32
 from .exact import TARGETS

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inversion import Progress, integrate, unit_noise
+from ..integration import Progress, integrate, unit_noise
 from ..process import VE, Process
 from .bench import Bench, Rows, Unit
 from .exact import POINTS, TARGETS

@@ -1,6 +1,6 @@
 """Stochastic samplers: the reverse SDE by splitting, and annealed Langevin dynamics on a known manifold.
 
-The probability-flow ODE needs none of its own: `ssi_core.inversion.integrate` with any of our solvers.
+The probability-flow ODE needs none of its own: `ssi_core.integration.integrate` with any of our solvers.
 """
 
 from __future__ import annotations

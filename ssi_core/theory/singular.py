@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..inversion import integrate
+from ..integration import integrate
 from ..manifold import Distribution, Exact, distribution
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
