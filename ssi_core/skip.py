@@ -291,7 +291,8 @@ class _Seek:
             slope = min(max(slope, self.slope / 3), 3 * self.slope)
         here, there = math.exp(u), math.exp(u + lacks / slope)
         if len(points) == self.trials:
-            return there * self.safety
+            # Under the smallest level looked at, the curve may be steeper than between the two.
+            return max(there, min(ve(t.sigma) for t in trials) if self.walks else 0.0) * self.safety
         there = min(max(there, low), high)
         if self.walks and 1 / APART < there / here < APART:
             up = here * APART <= high and (lacks > 0 or here / APART < low)
@@ -315,7 +316,7 @@ def _lacks_nothing_left(trial: Trial, goal: Auto) -> float:
 
 
 _SEEK = {
-    "verdict": _Seek(_lacks_gaussianity, 0.5, trials=2, walks=True, safety=SAFETY),
+    "verdict": _Seek(_lacks_gaussianity, 0.4, trials=2, walks=True, safety=SAFETY),
     "psnr": _Seek(_lacks_psnr, 1.2, trials=4, walks=False),
     "leftover": _Seek(_lacks_nothing_left, 0.6, trials=2, walks=True),
 }
