@@ -1,6 +1,7 @@
 """An evaluation carried out: the same table whoever computes it, however often it is stopped."""
 
 import csv
+import dataclasses
 import errno
 import importlib
 import io
@@ -22,6 +23,7 @@ from evaluations import ARMS, SIZE, Coupled, Toy, folder, plan
 from ssi_core import InputError, invert, karras_sigmas, load_image, mse, reconstruct
 from ssi_core.cli import main
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
+from ssi_core.evaluate.metrics import METRICS
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.shards import own_device, sharded
@@ -151,6 +153,24 @@ def test_killed_between_two_rows_of_one_batch(pictures, tmp_path, wanted):
     (tmp_path / RESULTS).write_bytes(b"".join(lines[:4] + lines[5:]))
     evaluate(plan(pictures, Coupled()), Coupled(), tmp_path)
     assert (tmp_path / RESULTS).read_bytes() == wanted
+
+
+def test_rows_are_on_the_disk_before_the_next_is_measured(pictures, tmp_path, monkeypatch):
+    """Killed while the third picture of a batch is measured: the first two are kept."""
+    count = 0
+    whole = METRICS["mse"].of
+
+    def dies(trip):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return whole(trip)
+
+    monkeypatch.setitem(METRICS, "mse", dataclasses.replace(METRICS["mse"], of=dies))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(plan(pictures, Toy(), batch=4), Toy(), tmp_path)
+    assert len((tmp_path / PARTS / "0.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_batch_size_changes_nothing_where_the_model_rounds_alike(pictures, tmp_path):

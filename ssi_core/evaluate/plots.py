@@ -18,11 +18,12 @@ from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, load_image, to_pixels
 from ..report.figures import COLOURS, new_figure
 from .distances import THEMSELVES, measured
+from .interpolations import pairs_of
 from .plan import Arm
-from .presets import Preset
-from .round_trips import pairs_of, shown_of
-from .run import Results
-from .tables import compared, floors, mean, ratios, values
+from .preset import Preset
+from .results import Results, compared, mean, ratios, values
+from .round_trips import shown_of
+from .tables import floors
 from .trajectories import CHUNK, sampled
 
 MARKERS = "os^Dv*P"
