@@ -116,7 +116,8 @@ def test_the_papers_presets_sample_over_the_whole_schedule(pictures, tmp_path):
     assert rows["SSI"]["mse"] != rows["SSI, own levels"]["mse"]
     (table,) = tables(found, PRESETS["table1-bedroom-edm"])
     at = table.columns.index("solver")
-    assert [row[at : at + 2] for row in lines_of(table)[:3]] == [
+    ways = [row[at : at + 2] for row in lines_of(table)[:3]]
+    assert ways == [
         ["euler", "whole"],
         ["euler", "whole"],
         ["euler", "own"],

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import ARMS, SIZE, Coupled, Toy, folder, plan
+from evaluations import ARMS, SIZE, Coupled, Toy, folder, lines_of, plan
 
 from ssi_core import InputError, invert, karras_sigmas, load_image, mse, reconstruct
 from ssi_core.cli import main
@@ -425,7 +425,7 @@ def test_the_report_is_one_file_without_outside_references(pictures, tmp_path):
     assert "url(" not in words and "@import" not in words
     assert words.count("data:image/png;base64,") == 1
     assert "true Gaussian noise" in words
-    assert [row[0] for row in table.rows] == ["base", "SSI", "SSI heun", "true Gaussian noise"]
+    assert [row[0] for row in lines_of(table)] == ["base", "SSI", "SSI heun", "true Gaussian noise"]
     first = (tmp_path / "plots" / "wins.svg").read_bytes()
     write_report(found)
     assert (tmp_path / "plots" / "wins.svg").read_bytes() == first

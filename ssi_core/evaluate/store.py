@@ -43,7 +43,7 @@ def text(value: Value) -> str:
 
 def printable(words: str) -> str:
     """Text that can be shown and be one cell: names of files may hold anything, line breaks and half letters too."""
-    return "".join(c if c.isprintable() else "?" for c in words)
+    return words if words.isprintable() else "".join(c if c.isprintable() else "?" for c in words)
 
 
 def lines(rows: Iterable[Mapping[str, Value]], columns: Sequence[str]) -> str:

@@ -32,8 +32,9 @@ _FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse"
             "brisque": ".1f", "chan": ".4f", "std": ".3f", "chi_z": ".1f"}  # fmt: skip
 _SHARES = ("gaussian", "wins")
 _ERRORS = (
-    f"{UNCERTAIN}: standard error of the mean over pictures; of a share, the deviation of Beta(k + 1, n - k + 1), "
-    "which is not 0 where all or none pass. Few pictures give a rough one, a heavy tail (see the median) one too small."
+    f"{UNCERTAIN}: standard error of the mean over pictures (or pairs: blends of one pair count as their mean); of a "
+    "share, the deviation of Beta(k + 1, n - k + 1), which is not 0 where all or none pass. Few pictures give a rough "
+    "one, a heavy tail (see the median) one too small."
 )
 
 
