@@ -90,7 +90,7 @@ def survey(
     """Find the pictures to evaluate on; every file is tried before it counts.
 
     Args:
-        folder: its path, sub-folders included; or `DEMO`.
+        folder: its path, sub-folders included (links to folders are not followed: they may go round); or `DEMO`.
         limit: how many at most (`DEMO`: of each set); 0 for all.
         seed: of the order in which a folder is looked through.
         size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
@@ -190,11 +190,13 @@ def load_survey(path: Path) -> list[Picture]:
         InputError: the file is damaged.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        found = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        if tuple(found.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"columns {found.fieldnames}")
         return [
             Picture(int(r["index"]), r["set"], os.fsdecode(unquote_to_bytes(r["name"])), r["sha256"], r["skipped"],
                     r["reference"] == "1")
-            for r in rows
+            for r in found
         ]  # fmt: skip
     except FileNotFoundError:
         raise InputError(f"{path}: is gone; delete the folder and begin again") from None
@@ -260,6 +262,8 @@ def _tried(path: Path, size: int) -> tuple[str, str]:
     if not path.is_file():  # to open a pipe is to wait for who writes into it
         return "no file: a pipe, a device or a link to nothing", ""
     try:
+        if path.stat().st_size == 0:
+            return "an empty file", ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
@@ -276,4 +280,5 @@ def _tried(path: Path, size: int) -> tuple[str, str]:
     except Image.DecompressionBombError:
         return "huge: more pixels than Pillow reads", ""
     except (InputError, OSError, ValueError, SyntaxError) as error:
-        return f"unreadable: {printable(str(error)).rpartition('cannot be read (')[2].rstrip(')')}", ""
+        inner = error.__cause__ if isinstance(error, InputError) and error.__cause__ else error
+        return f"unreadable: {printable(str(inner))}", ""

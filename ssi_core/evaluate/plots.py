@@ -243,7 +243,7 @@ def sheet(results: Results, preset: Preset) -> Figure:
 
 
 def _picture(panel: Axes, results: Results, arm: str, name: str, title: str) -> None:
-    """A kept picture of a result; a gap where there is none."""
+    """A kept picture of a result; words where it failed, or is gone."""
     panel.axis("on")
     panel.set_xticks([])
     panel.set_yticks([])
@@ -251,11 +251,11 @@ def _picture(panel: Axes, results: Results, arm: str, name: str, title: str) -> 
     for path in _kept(results, arm, name):
         panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
         return
-    _nothing(panel)
+    _nothing(panel, "no picture")
 
 
-def _nothing(panel: Axes) -> None:
-    panel.text(0.5, 0.5, "failed", transform=panel.transAxes, ha="center", va="center", color=BAD, fontsize=8)
+def _nothing(panel: Axes, words: str = "failed") -> None:
+    panel.text(0.5, 0.5, words, transform=panel.transAxes, ha="center", va="center", color=BAD, fontsize=8)
 
 
 def repeats(results: Results, preset: Preset) -> Figure:
@@ -270,7 +270,7 @@ def repeats(results: Results, preset: Preset) -> Figure:
         rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
     if not rows:
         figure = new_figure(9, 2)
-        _nothing(figure.subplots())
+        _nothing(figure.subplots(), "no picture")
         return figure
     drawn = to_pixels(contact_sheet(rows, scale=2))[0]
     figure = new_figure(9, 9 * drawn.shape[0] / drawn.shape[1] + 0.4)

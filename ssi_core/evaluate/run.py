@@ -188,7 +188,10 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
 
 
 def _units(plan: Plan, pictures: Sequence[Picture]) -> list[Unit]:
-    return list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
+    study, inverted = STUDIES[plan.study], [p for p in pictures if p.inverted]
+    if study.needs_pictures and not inverted:
+        raise InputError(f"{SURVEY}: lists no picture to invert; delete the folder and begin again")
+    return list(study.units(plan, inverted))
 
 
 def _computed(bench: Bench, unit: Unit) -> Iterator[Rows]:
