@@ -293,6 +293,23 @@ def test_all_goes_on_past_a_preset_that_does_not_fit(tmp_path, monkeypatch, caps
     assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
 
 
+def test_all_gives_a_folder_to_compare_with_to_those_that_compare(pictures, tmp_path, monkeypatch, capsys):
+    toy = Toy()
+    room = importlib.import_module("ssi_core.cli.evaluate")
+    monkeypatch.setattr(room.ModelOptions, "denoiser", lambda self: toy)
+    monkeypatch.setattr(room, "PRESETS", {name: room.PRESETS[name] for name in ("fig5", "fig11")})
+    other = folder(tmp_path / "other", count=10)
+    options = ["--images", str(pictures), "--reference", str(other), "--limit", "2", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "all", *options])
+    assert not ended.value.code
+    assert [Plan.load(tmp_path / "out" / name).reference for name in ("fig5", "fig11")] == ["", str(other)]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "fig5", *options])
+    assert ended.value.code == 2
+    assert "preset fig5 compares no sets of pictures" in " ".join(capsys.readouterr().err.split())
+
+
 def test_all_goes_on_past_too_few_pictures_and_a_report_that_fails(tmp_path, monkeypatch, capsys):
     toy = Toy()
     toy.image_size = 32
