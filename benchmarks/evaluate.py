@@ -6,8 +6,9 @@
    written), and its wall time over that of bare evaluations of the network. Beside every evaluation, before and after
    it in turn, stands a bare one of the same input, whose time is taken out of the whole and is what the rest is divided
    by: pairs a few milliseconds long, which a loaded machine slows alike. The batches take turns, round after round;
-   printed are the median over rounds and the quartiles. "outside" is what of it is spent outside the network: the same
-   without the difference between the network's time and its twin's, which should be none and is what noise there is.
+   printed are the median over rounds and the quartiles. "cpu" is the same ratio in this process's processor time: what
+   others do on the machine hardly moves it, but waiting for the disk is not in it. What is missing after Ctrl-C is left
+   out.
 2. memory over many pictures, with a model that costs nothing: the process's largest resident size after a tenth of the
    pictures and after all of them.
 """
@@ -21,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,11 +43,11 @@ LEAST = 32
 
 
 class Paired:
-    """The demo model, with a bare evaluation of the same input beside each; `own`, `bare`: seconds that they took."""
+    """The demo model, with a bare evaluation of the same input beside each; `bare`, `cpu`: what these took, seconds."""
 
     def __init__(self) -> None:
         self.model = demo_denoiser()
-        self.own = self.bare = 0.0
+        self.bare = self.cpu = 0.0
         self.calls = 0
 
     def __getattr__(self, name: str) -> object:
@@ -53,13 +55,15 @@ class Paired:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.calls += 1
-        began = time.perf_counter()
+        # Before and after in turn: the second of two finds its memory warm.
+        ways = (self._timed, self.model) if self.calls % 2 else (self.model, self._timed)
+        return [way(x, sigma) for way in ways][-1]
+
+    def _timed(self, x: Tensor, sigma: Tensor) -> Tensor:
+        wall, cpu = time.perf_counter(), time.process_time()
         found = self.model(x, sigma)
-        between = time.perf_counter()
-        self.model(x, sigma)
-        first, second = between - began, time.perf_counter() - between
-        own, bare = (first, second) if self.calls % 2 else (second, first)  # the second finds its memory warm
-        self.own, self.bare = self.own + own, self.bare + bare
+        self.bare += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
         return found
 
 
@@ -81,15 +85,14 @@ class Round:
     """Images a second."""
     ratio: float
     """Wall time over that of the bare evaluations."""
-    outside: float
-    """Share of it that is not the network's."""
+    cpu: float
+    """The same of processor time."""
 
 
-def throughput(batches: Sequence[int], steps: int, rounds: int, root: Path) -> dict[int, list[Round]]:
-    """By batch: a round each, in turn; the first of each only warms up."""
-    found: dict[int, list[Round]] = {batch: [] for batch in batches}
+def throughput(found: dict[int, list[Round]], steps: int, rounds: int, root: Path) -> None:
+    """Add to each batch's rounds, in turn; the first of each only warms up."""
     for turn in range(rounds + 1):
-        for batch in batches:
+        for batch in found:
             pictures, count = root / f"pictures-{batch}", max(batch, LEAST)
             if turn == 0:
                 pictures.mkdir()
@@ -101,13 +104,12 @@ def throughput(batches: Sequence[int], steps: int, rounds: int, root: Path) -> d
                 limit=count if turn else batch,
             )  # fmt: skip
             plan = replace(plan, arms=(Arm("SSI", steps, DEFAULT_SKIP),))
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             evaluate(plan, paired, root / f"out-{batch}-{turn}")
             whole = time.perf_counter() - began - paired.bare
+            busy = time.process_time() - cpu - paired.cpu
             if turn:
-                outside = (whole - paired.own) / paired.bare
-                found[batch].append(Round(count / whole, whole / paired.bare, outside))
-    return found
+                found[batch].append(Round(count / whole, whole / paired.bare, busy / paired.cpu))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -149,10 +151,15 @@ def main() -> None:
             f"SSI, N={o.steps}, {o.threads} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, "
             f"{o.rounds} rounds; wall / (NFE x bare) wanted <= 1.05"
         )
-        for batch, rounds in throughput(o.batches, o.steps, o.rounds, root).items():
+        found: dict[int, list[Round]] = {batch: [] for batch in o.batches}
+        with suppress(KeyboardInterrupt):
+            throughput(found, o.steps, o.rounds, root)
+        for batch, rounds in found.items():
+            if not rounds:
+                continue
             speed = statistics.median(r.speed for r in rounds)
             print(f"batch {batch:2d}  {speed:6.2f} images/s  wall / (NFE x bare) = {spread([r.ratio for r in rounds])}"
-                  f"  outside {spread([r.outside for r in rounds])}")  # fmt: skip
+                  f"  cpu {spread([r.cpu for r in rounds])}  {len(rounds)} round(s)")  # fmt: skip
         print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

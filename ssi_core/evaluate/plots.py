@@ -195,7 +195,7 @@ def wins(results: Results, preset: Preset) -> Figure:
     against = one.pop() if len(one) == 1 else "the base method in the same setting"
     panel.axvline(1, color=NEUTRAL, lw=1)
     panel.set_xscale("log")
-    panel.margins(x=0.35)
+    panel.margins(x=0.45)
     panel.set_yticks(range(len(pairs)), [arm.name for arm in pairs], fontsize=8)
     panel.invert_yaxis()
     panel.legend(fontsize=8)
