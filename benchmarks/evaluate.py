@@ -3,9 +3,12 @@
 `python benchmarks/evaluate.py` measures, on the demo model,
 
 1. at each batch: images a second of a whole evaluation (pictures read, inverted, sampled, measured, rows and pictures
-   written), and its wall time over that of its evaluations of the network alone. Beside every evaluation, before and
-   after it in turn, stands a bare one of the same input, whose time is taken out of the whole and is what the rest is
-   divided by: pairs a few milliseconds long, which a loaded machine slows alike.
+   written), and its wall time over that of bare evaluations of the network. Beside every evaluation, before and after
+   it in turn, stands a bare one of the same input, whose time is taken out of the whole and is what the rest is divided
+   by: pairs a few milliseconds long, which a loaded machine slows alike. The batches take turns, round after round;
+   printed are the median over rounds and the quartiles. "cpu" is the same ratio in this process's processor time: what
+   others do on the machine hardly moves it, but waiting for the disk is not in it. What is missing after Ctrl-C is left
+   out.
 2. memory over many pictures, with a model that costs nothing: the process's largest resident size after a tenth of the
    pictures and after all of them.
 """
@@ -13,11 +16,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +43,28 @@ LEAST = 32
 
 
 class Paired:
-    """The demo model, with a bare evaluation of the same input beside each; `bare` is what these took, seconds."""
+    """The demo model, with a bare evaluation of the same input beside each; `bare`, `cpu`: what these took, seconds."""
 
     def __init__(self) -> None:
         self.model = demo_denoiser()
-        self.bare, self.calls = 0.0, 0
+        self.bare = self.cpu = 0.0
+        self.calls = 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.model, name)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.calls += 1
-        found = self.model(x, sigma) if self.calls % 2 else None  # the second of two finds its memory warm
-        began = time.perf_counter()
-        bare = self.model(x, sigma)
-        self.bare += time.perf_counter() - began
-        return bare if found is not None else self.model(x, sigma)
+        # Before and after in turn: the second of two finds its memory warm.
+        ways = (self._timed, self.model) if self.calls % 2 else (self.model, self._timed)
+        return [way(x, sigma) for way in ways][-1]
+
+    def _timed(self, x: Tensor, sigma: Tensor) -> Tensor:
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = self.model(x, sigma)
+        self.bare += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+        return found
 
 
 class Free:
@@ -65,25 +77,45 @@ class Free:
         return x * (0.25 / (0.25 + sigma.reshape(-1, 1, 1, 1) ** 2))
 
 
-def throughput(batch: int, steps: int, repeats: int, root: Path) -> tuple[float, float, float, float]:
-    """(images a second, ratio: median, least, most)."""
-    pictures = root / f"pictures-{batch}"
-    pictures.mkdir()
-    count = max(batch, LEAST)
-    for i, scene in enumerate(draw_scenes(range(HELD_OUT, HELD_OUT + count), SIZE).split(1)):
-        save_image(scene, pictures / f"{i}.png")
-    speeds, ratios = [], []
-    for repeat in range(repeats + 1):
-        paired = Paired()
-        plan = plan_of("regimes", model="demo", denoise=paired, images=str(pictures), batch=batch)
-        plan = replace(plan, arms=(Arm("SSI", steps, DEFAULT_SKIP),))
-        began = time.perf_counter()
-        evaluate(plan, paired, root / f"out-{batch}-{repeat}")
-        whole = time.perf_counter() - began - paired.bare
-        if repeat:  # the first warms up
-            speeds.append(count / whole)
-            ratios.append(whole / paired.bare)
-    return statistics.median(speeds), statistics.median(ratios), min(ratios), max(ratios)
+@dataclass(frozen=True)
+class Round:
+    """One evaluation and its bare twin."""
+
+    speed: float
+    """Images a second."""
+    ratio: float
+    """Wall time over that of the bare evaluations."""
+    cpu: float
+    """The same of processor time."""
+
+
+def throughput(found: dict[int, list[Round]], steps: int, rounds: int, root: Path) -> None:
+    """Add to each batch's rounds, in turn; the first of each only warms up."""
+    for turn in range(rounds + 1):
+        for batch in found:
+            pictures, count = root / f"pictures-{batch}", max(batch, LEAST)
+            if turn == 0:
+                pictures.mkdir()
+                for i, scene in enumerate(draw_scenes(range(HELD_OUT, HELD_OUT + count), SIZE).split(1)):
+                    save_image(scene, pictures / f"{i}.png")
+            paired = Paired()
+            plan = plan_of(
+                "regimes", model="demo", denoise=paired, images=str(pictures), batch=batch,
+                limit=count if turn else batch,
+            )  # fmt: skip
+            plan = replace(plan, arms=(Arm("SSI", steps, DEFAULT_SKIP),))
+            began, cpu = time.perf_counter(), time.process_time()
+            evaluate(plan, paired, root / f"out-{batch}-{turn}")
+            whole = time.perf_counter() - began - paired.bare
+            busy = time.process_time() - cpu - paired.cpu
+            if turn:
+                found[batch].append(Round(count / whole, whole / paired.bare, busy / paired.cpu))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return f"{middle:.3f} ({low:.3f}..{high:.3f})"
 
 
 def memory(count: int, root: Path) -> tuple[float, float]:
@@ -105,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     o = parser.parse_args()
@@ -115,12 +147,20 @@ def main() -> None:
         if o.pictures:
             before, after = memory(o.pictures, root)
             print(f"memory: {before:.0f} MiB after {o.pictures // 10} pictures, {after:.0f} after {o.pictures}")
-        print(f"SSI, N={o.steps}, {o.threads} thread(s), torch {torch.__version__}; wall / (NFE x bare) wanted <= 1.05")
-        for batch in o.batches:
-            speed, ratio, low, high = throughput(batch, o.steps, o.repeats, root)
-            print(
-                f"batch {batch:2d}  {speed:6.2f} images/s  wall / (NFE x bare) = {ratio:.3f}  ({low:.3f}..{high:.3f})"
-            )
+        print(
+            f"SSI, N={o.steps}, {o.threads} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, "
+            f"{o.rounds} rounds; wall / (NFE x bare) wanted <= 1.05"
+        )
+        found: dict[int, list[Round]] = {batch: [] for batch in o.batches}
+        with suppress(KeyboardInterrupt):
+            throughput(found, o.steps, o.rounds, root)
+        for batch, rounds in found.items():
+            if not rounds:
+                continue
+            speed = statistics.median(r.speed for r in rounds)
+            print(f"batch {batch:2d}  {speed:6.2f} images/s  wall / (NFE x bare) = {spread([r.ratio for r in rounds])}"
+                  f"  cpu {spread([r.cpu for r in rounds])}  {len(rounds)} round(s)")  # fmt: skip
+        print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

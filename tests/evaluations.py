@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ssi_core.evaluate import Arm, Plan, evaluate, plan_of
 from ssi_core.evaluate.shards import sharded
+from ssi_core.evaluate.tables import UNCERTAIN
+from ssi_core.report.tables import Table
 
 SIZE = 16
 ARMS = (Arm("base", 5, 0.0, "euler"), Arm("SSI", 5, 0.1, "euler", against="base"), Arm("SSI heun", 4, 0.2, "heun"))
@@ -51,6 +53,11 @@ def folder(root: Path, count: int = 7, size: int = 20) -> Path:
         pixels = np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"picture {i}.png")
     return root
+
+
+def lines_of(table: Table) -> list[list[str]]:
+    """A summary's rows without those of standard errors."""
+    return [row for row in table.rows if row[0] != UNCERTAIN]
 
 
 def plan(images: Path, denoise: Toy, *, arms: tuple[Arm, ...] = ARMS, **options: object) -> Plan:

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluations import Toy, folder
+from evaluations import Toy, folder, lines_of
 from scipy.linalg import sqrtm
 
 from ssi_core import DenoiserError, InputError, load_image
 from ssi_core.evaluate import PRESETS, distances, evaluate, plan_of
 from ssi_core.evaluate.distances import DISTANCES, FILE, QUANTUM, THEMSELVES, haar, measured
 from ssi_core.evaluate.images import DEMO, load_survey, read_picture, save_survey, survey
-from ssi_core.evaluate.tables import tables
+from ssi_core.evaluate.report import tables, write_report
 from ssi_core.metrics import frechet
 
 WEIGHTS = [0.3, 0.5]
@@ -137,8 +137,8 @@ def test_samples_are_of_gaussian_noise_and_as_many_as_blends(found):
 
 def test_the_summary_names_what_is_missing_and_warns(found):
     noise, sets = tables(found, PRESETS["fig11"])
-    assert [row[0] for row in noise.rows] == ["base", "SSI", "sampled directly", "true Gaussian noise"]
-    assert [row[:2] for row in noise.rows[:3]] == [["base", "4"], ["SSI", "4"], ["sampled directly", "2"]]
+    assert [row[0] for row in lines_of(noise)] == ["base", "SSI", "sampled directly", "true Gaussian noise"]
+    assert [row[:2] for row in lines_of(noise)[:3]] == [["base", "4"], ["SSI", "4"], ["sampled directly", "2"]]
     fid = next(row for row in sets.rows if row[0] == "fid")
     assert fid[2:] == [found.plan.missing["fid"].partition(":")[0] + ", see below"] * len(WEIGHTS)
     assert any("pt_inception-2015-12-05-6726825d.pth" in note for note in sets.notes)
@@ -177,8 +177,52 @@ def test_a_survey_leaves_pictures_to_compare_with(pictures, tmp_path):
         assert [(p.index, p.reference) for p in halved] == [(i, i >= 4) for i in range(9)]
     listed = survey(str(pictures), 6, 0, 16, reference=3)
     assert [p.reference for p in listed] == [False] * 6 + [True] * 3
-    with pytest.raises(InputError, match="3 pictures can be used; at least 4 are wanted"):
+    with pytest.raises(InputError, match=r"3 pictures in it can be used .* at least 4 are wanted"):
         survey(str(folder(tmp_path / "few", count=3)), 2, 0, 16, reference=3)
+
+
+def test_pictures_to_compare_with_come_from_a_folder_of_their_own(pictures, tmp_path):
+    other = folder(tmp_path / "other", count=12)  # the first nine are those of `pictures`
+    (other / "words.txt").write_text("no picture")
+    listed = survey(str(pictures), 4, 0, 16, reference=5, beside=str(other))
+    assert [p.reference for p in listed if p.inverted] == [False] * 4
+    compared = [p for p in listed if p.compared]
+    assert len(compared) == 5 and [p.index for p in compared] == list(range(4, 9))
+    assert len({p.sha256 for p in listed if not p.skipped}) == 9  # none of those that are inverted
+    given = plan_of("fig11", model="toy", denoise=Toy(), images=str(pictures), limit=4, reference=str(other))
+    short = replace(given, arms=tuple(replace(arm, steps=4) for arm in given.arms[:1]),
+                    options={**given.options, "weights": [0.5]})  # fmt: skip
+    results = evaluate(short, Toy(), tmp_path / "out")
+    assert load_survey(tmp_path / "out" / "images.csv") == results.pictures
+    known = torch.cat([load_image(other / p.name, 16) for p in results.pictures if p.compared])
+    assert len(known) == 8  # twelve, without the four that are inverted
+    blends = torch.cat([load_image(p) for p in sorted((tmp_path / "out/pictures/base").glob("*.frame1.png"))])
+    (row,) = [r for r in measured(results) if r["arm"] == "base"]
+    assert float(row["value"]) == pytest.approx(frechet(haar(blends), haar(known)))
+    write_report(results)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"8 from {other} to compare with" in page and "words.txt (to compare with)" in page
+    assert any(f"To 8 pictures of {other}" in note for note in tables(results, PRESETS["fig11"])[-1].notes)
+
+
+def test_a_folder_to_compare_with_that_makes_no_sense_is_refused(pictures, tmp_path):
+    def given(name="fig11", images=str(pictures), reference=str(tmp_path)):
+        return plan_of(name, model="toy", denoise=Toy(), images=images, reference=reference)
+
+    with pytest.raises(InputError, match="preset table2 compares no sets of pictures; it is for fig11"):
+        given("table2")
+    with pytest.raises(InputError, match=r"demo's pictures .* with --images"):
+        given(images=DEMO)
+    with pytest.raises(InputError, match="is the folder of the pictures themselves; leave it out"):
+        given(reference=str(pictures))
+    for where, said in (
+        (tmp_path / "none", "reference .*none: no such folder"),
+        (next(pictures.iterdir()), "reference .*png: is no folder"),
+        (folder(tmp_path / "one", count=1, size=24), "reference .*one: no picture in it can be used|1 picture in it"),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluate(given(reference=str(where)), Toy(), tmp_path / "out")
+        assert not (tmp_path / "out" / "plan.json").exists()
 
 
 def test_the_demo_compares_with_pictures_that_are_not_inverted():

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluations import SIZE, Toy, folder, plan
+from evaluations import SIZE, Toy, folder, lines_of, plan
 from test_evaluate_presets import short, short_training  # noqa: F401  # a fixture
 
 from ssi_core import DenoiserError, InputError, load_image
 from ssi_core.evaluate import PRESETS, bench, evaluate
 from ssi_core.evaluate.plots import PLOTS
-from ssi_core.evaluate.report import write_report
+from ssi_core.evaluate.report import tables, write_report
+from ssi_core.evaluate.results import ratios, wins
 from ssi_core.evaluate.store import RESULTS
-from ssi_core.evaluate.tables import ratios, tables, wins
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_who_failed_is_not_flattered(pictures, tmp_path):
     bad = next(r["image"] for r in whole.rows if r["index"] == "2")
     found = evaluate(given, Picky(load_image(pictures / bad, SIZE)), tmp_path / "picky")
     (table,) = tables(found, PRESETS["regimes"])
-    assert [row[1] for row in table.rows[:3]] == ["8 (1 failed)", "8", "8"]  # means over the same pictures
+    assert [row[1] for row in lines_of(table)[:3]] == ["8 (1 failed)", "8", "8"]  # means over the same pictures
     assert any("pictures that every arm could do" in note for note in table.notes)
     before, after = ratios(whole, ssi, base, "images"), ratios(found, ssi, base, "images")
     assert len(after) == len(before) == 9

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluations import Toy, folder
+from evaluations import Toy, folder, plan
 from PIL import Image
 
 from ssi_core import InputError, load_image
@@ -26,6 +26,7 @@ def messy(tmp_path):
     (root / "empty.jpg").write_bytes(b"")
     (root / "cut.png").write_bytes((root / "picture 1.png").read_bytes()[:300])
     (root / ".hidden.png").write_bytes((root / "picture 1.png").read_bytes())
+    (root / "lies.bmp").write_bytes((root / "sub" / "copy.bmp").read_bytes()[:54])
     good.resize((12, 30)).save(root / "tiny.png")
     good.save(root / "film.gif", save_all=True, append_images=[Image.new("RGB", (20, 20), "red")])
     Image.new("1", (9000, 9000)).save(root / "huge.png")
@@ -56,11 +57,13 @@ def test_bad_files_are_left_out_and_listed_with_the_reason(messy, tmp_path):
     assert reasons.pop("tiny.png") == "tiny: 12x30 pixels, the model takes 16x16"
     assert reasons.pop("film.gif") == "animated: 2 frames"
     assert reasons.pop("huge.png").startswith("huge: 9000x9000 pixels")
-    assert reasons.pop("cut.png").startswith("unreadable")
+    assert reasons.pop("cut.png").startswith("unreadable: ")
+    assert reasons.pop("lies.bmp").endswith("(0 bytes not processed)")  # the reason is whole, brackets too
     assert [reasons.pop(name) for name in ("pipe.png", "nowhere.png")] == [
         "no file: a pipe, a device or a link to nothing"
     ] * 2
-    assert set(reasons) == {"words.txt", "fake.png", "empty.jpg"}
+    assert reasons.pop("empty.jpg") == "an empty file"
+    assert set(reasons) == {"words.txt", "fake.png"}
     assert set(reasons.values()) == {"no picture that Pillow can read"}
     used = [p for p in found if not p.skipped]
     assert [p.index for p in used] == [0, 1, 2, 3]
@@ -135,6 +138,30 @@ def test_no_folder_an_empty_one_and_one_of_bad_files_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputError, match=r"no picture in it can be used \(a.txt: no picture"):
         survey(str(tmp_path), 0, 0, 16)
+
+
+def test_links_that_go_round_are_not_followed(tmp_path):
+    root = folder(tmp_path / "p", count=2)
+    (root / "round").symlink_to(root, target_is_directory=True)
+    (root / "self.png").symlink_to("self.png")
+    found = survey(str(root), 0, 0, 16)
+    assert sorted(p.name for p in found if not p.skipped) == ["picture 0.png", "picture 1.png"]
+    assert [p.name for p in found if p.skipped] == ["self.png"]
+
+
+@pytest.mark.parametrize("damage", ["", "x\n", "index,set\n0,images\n"])
+def test_a_damaged_survey_is_refused_in_words(tmp_path, damage):
+    root = folder(tmp_path / "p", count=2)
+    given = plan(root, Toy())
+    evaluate(given, Toy(), tmp_path / "out")
+    listed = tmp_path / "out" / "images.csv"
+    head = listed.read_text().partition("\n")[0]
+    listed.write_text(damage)
+    with pytest.raises(InputError, match=r"images.csv: is damaged .*; delete the folder and begin again"):
+        evaluate(given, Toy(), tmp_path / "out")
+    listed.write_text(head + "\n")
+    with pytest.raises(InputError, match="lists no picture to invert"):
+        evaluate(given, Toy(), tmp_path / "out")
 
 
 def test_a_picture_that_changed_is_noticed(tmp_path):

@@ -8,19 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluations import Toy, folder
+from evaluations import Toy, folder, lines_of
 
 from ssi_core import SOLVERS, InputError, cosine, invert, karras_sigmas, load_image, mse, reconstruct, slerp
 from ssi_core.evaluate import PRESETS, bench, evaluate, exact, plan_of, planar
 from ssi_core.evaluate import metrics as metrics_room
-from ssi_core.evaluate.deviations import DEVIATIONS
 from ssi_core.evaluate.exact import TARGETS
 from ssi_core.evaluate.images import DEMO
 from ssi_core.evaluate.metrics import METRICS
 from ssi_core.evaluate.plan import Arm
-from ssi_core.evaluate.report import write_report
+from ssi_core.evaluate.preset import Preset
+from ssi_core.evaluate.report import tables, write_report
+from ssi_core.evaluate.results import mean, share_error, standard_error, wins
 from ssi_core.evaluate.study import STUDIES
-from ssi_core.evaluate.tables import floors, tables, wins
+from ssi_core.evaluate.tables import floors
 from ssi_core.evaluate.trajectories import sampled
 from ssi_core.metrics import _alexnet
 from ssi_core.process import VE, DiscreteVP
@@ -93,7 +94,7 @@ def test_the_rows_of_table_1_are_the_papers_settings():
     # Counted from 1 the skips would be these: said in the report of each.
     assert [round(float(levels.sigmas[i]), 4) for i in (38, 2)] == [0.1373, 0.0190]
     for which, digits in (("bedroom", ".1373"), ("imagenet", ".0190")):
-        assert any(digits in words for words in DEVIATIONS[f"table1-{which}-ddim"])
+        assert any(digits in words for words in PRESETS[f"table1-{which}-ddim"].deviations)
     assert len(PRESETS["table2"].arms) == 12
     assert {(a.steps, a.skip) for a in PRESETS["table2"].arms} == {
         (n, s) for n in (40, 100, 200) for s in (0, 0.01, 0.1, 0.2)
@@ -115,18 +116,22 @@ def test_the_papers_presets_sample_over_the_whole_schedule(pictures, tmp_path):
     assert rows["SSI"]["mse"] != rows["SSI, own levels"]["mse"]
     (table,) = tables(found, PRESETS["table1-bedroom-edm"])
     at = table.columns.index("solver")
-    assert [row[at : at + 2] for row in table.rows[:3]] == [["euler", "whole"], ["euler", "whole"], ["euler", "own"]]
+    ways = [row[at : at + 2] for row in lines_of(table)[:3]]
+    assert ways == [
+        ["euler", "whole"],
+        ["euler", "whole"],
+        ["euler", "own"],
+    ]
 
 
 def test_reports_say_where_they_are_not_the_papers(pictures, tmp_path):
-    for name, preset in PRESETS.items():
+    for preset in PRESETS.values():
         if preset.source and STUDIES[preset.study].needs_pictures:
-            assert any("whole schedule" in words for words in DEVIATIONS[name])
-    assert set(DEVIATIONS) <= set(PRESETS)
+            assert any("whole schedule" in words for words in preset.deviations)
     write_report(evaluate(short("table1-imagenet-ddim", pictures), Toy(), tmp_path))
     words = html.unescape((tmp_path / "report.html").read_text())
     assert "where that is not the paper's" in words
-    assert all(said in words for said in DEVIATIONS["table1-imagenet-ddim"])
+    assert all(said in words for said in PRESETS["table1-imagenet-ddim"].deviations)
 
 
 def test_every_solver_is_in_nfe_or_its_absence_explained():
@@ -135,7 +140,7 @@ def test_every_solver_is_in_nfe_or_its_absence_explained():
         "ddim-current", "ddim-target", "euler-vp", "ab2", "fixed-point", "exact",
     }  # fmt: skip
     assert shown | left_out == set(SOLVERS) and not shown & left_out
-    words = next(words for words in DEVIATIONS["nfe"] if words.startswith("Left out: "))
+    words = next(words for words in PRESETS["nfe"].deviations if words.startswith("Left out: "))
     assert left_out <= set(re.findall(r"[\w-]+", words))
 
 
@@ -239,16 +244,20 @@ def test_a_trained_network_follows_the_exact_score_until_it_turns_singular(monke
     assert not network(x, sigma).requires_grad
 
 
-def test_the_sharpest_denoiser_is_the_mean_of_what_it_remembers():
+def test_the_sharpest_denoiser_is_the_mean_of_what_it_remembers(monkeypatch):
     draw = torch.Generator().manual_seed(2)
     pictures = torch.rand(6, 3, 4, 4, generator=draw) * 2 - 1
     x, sigma = torch.randn(2, 3, 4, 4, generator=draw), torch.tensor([0.7, 3.0])
     weight = torch.exp(-(x[:, None] - pictures).square().sum((2, 3, 4)).double() / (2 * sigma[:, None].double() ** 2))
     wanted = torch.einsum("bn,nchw->bchw", weight / weight.sum(1, keepdim=True), pictures.double())
-    memory = exact.Memory(pictures)
-    assert torch.allclose(memory(x, sigma).double(), wanted, atol=1e-5)
-    assert torch.allclose(memory(x.double(), sigma.double()), wanted)  # it goes where its input is
-    memory = exact.Memory(pictures)
+    monkeypatch.setattr(exact, "SCENES", 100)
+    monkeypatch.setattr(exact, "draw_scenes", lambda numbers, size: pictures)
+    exact.memory.cache_clear()
+    memory = exact.memory(4)
+    exact.memory.cache_clear()
+    assert memory(x, sigma).dtype == torch.float32
+    assert torch.allclose(memory(x, sigma).double(), wanted, atol=1e-6)
+    assert torch.allclose(memory(x.double(), sigma.double()), wanted)
     near = pictures[[4]] + 0.01
     assert torch.allclose(memory(near, torch.tensor([0.002])), pictures[[4]])
 
@@ -321,7 +330,7 @@ def test_what_is_missing_is_said_with_how_to_get_it(pictures, tmp_path, monkeypa
     found = evaluate(plan, Toy(), tmp_path / "out")
     (table,) = tables(found, PRESETS["table1-bedroom-edm"])
     column = table.columns.index("lpips")
-    assert [row[column] for row in table.rows[:2]] == ["weights missing, see below"] * 2
+    assert [row[column] for row in lines_of(table)[:2]] == ["weights missing, see below"] * 2
     assert any(note.startswith("lpips: weights missing: download") for note in table.notes)
     assert "lpips" not in next(csv.reader((tmp_path / "out" / "results.csv").open()))
     monkeypatch.setattr(metrics_room.importlib.util, "find_spec", lambda name: None)
@@ -362,6 +371,43 @@ def test_the_floor_beside_each_figure_is_that_of_the_plans_shape():
     assert floors((3, 256, 256))["chan"] == pytest.approx(0.0031, abs=5e-5)
     assert floors((3, 32, 32))["chan"] == pytest.approx(0.0249, abs=2e-4)
     assert floors((3, 32, 32))["std"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_new_preset_is_one_definition(pictures, tmp_path, monkeypatch):
+    """Arms, columns, plots, words: all in one place, and everything else finds them there."""
+    mine = Preset(
+        "Mine", "", "nothing", (Arm("one way", 3, 0.1, "euler"),), 2, 2, plots=("noise",), columns=("mse", "std"),
+        deviations=("Not the paper's.",), paper={"one way": {"mse": 0.5}}, paper_set="a set",
+    )  # fmt: skip
+    monkeypatch.setitem(PRESETS, "mine", mine)
+    found = evaluate(plan_of("mine", model="toy", denoise=Toy(), images=str(pictures)), Toy(), tmp_path)
+    (table,) = write_report(found)
+    assert table.columns[4:] == ["mse", "std"]
+    assert [row[0] for row in table.rows] == ["one way", "+- s.e.", "true Gaussian noise", "paper: one way"]
+    assert "Not the paper&#39;s." in (tmp_path / "report.html").read_text()
+
+
+def test_means_stand_with_their_standard_errors(pictures, tmp_path):
+    found = evaluate(short("regimes", pictures), Toy(), tmp_path)
+    (table,) = tables(found, PRESETS["regimes"])
+    mse_at, share_at, nfe_at = (table.columns.index(name) for name in ("mse", "gaussian", "nfe"))
+    own = torch.tensor([float(r["mse"]) for r in found.of(table.rows[0][0])], dtype=torch.float64)
+    assert float(table.rows[0][mse_at]) == pytest.approx(float(own.mean()), abs=6e-6)
+    assert table.rows[1][0] == "+- s.e." and table.rows[1][nfe_at] == ""
+    assert float(table.rows[1][mse_at]) == pytest.approx(float(own.std()) / 2, abs=6e-6)
+    assert table.rows[1][share_at] not in ("", "0%")
+    # All of 4: Beta(5, 1), whose variance is 5 / (36 * 7).
+    assert share_error(1.0, 4) == pytest.approx(math.sqrt(5 / 252)) == share_error(0.0, 4)
+    assert math.isnan(share_error(math.nan, 4))
+
+
+def test_rows_of_one_picture_are_no_independent_ones(pictures, tmp_path):
+    found = evaluate(short("fig12", pictures), Toy(), tmp_path)
+    own = found.of("SSI")
+    each = [mean([r for r in own if r["index"] == index], "std") for index in dict.fromkeys(r["index"] for r in own)]
+    assert len(each) == 2 < len(own)
+    assert standard_error(own, "std") == pytest.approx(abs(each[0] - each[1]) / 2)
+    assert math.isnan(standard_error([r for r in own if r["index"] == "0"], "std"))
 
 
 def test_unknown_presets_and_numbers_are_refused(pictures):

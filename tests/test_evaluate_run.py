@@ -1,6 +1,7 @@
 """An evaluation carried out: the same table whoever computes it, however often it is stopped."""
 
 import csv
+import dataclasses
 import errno
 import importlib
 import io
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import ARMS, SIZE, Coupled, Toy, folder, plan
+from evaluations import ARMS, SIZE, Coupled, Toy, folder, lines_of, plan
 
 from ssi_core import InputError, invert, karras_sigmas, load_image, mse, reconstruct
 from ssi_core.cli import main
 from ssi_core.errors import Cancelled
 from ssi_core.evaluate import Plan, bench, evaluate, load_results, plan_of
+from ssi_core.evaluate.metrics import METRICS
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.shards import own_device, sharded
@@ -153,6 +155,24 @@ def test_killed_between_two_rows_of_one_batch(pictures, tmp_path, wanted):
     assert (tmp_path / RESULTS).read_bytes() == wanted
 
 
+def test_rows_are_on_the_disk_before_the_next_is_measured(pictures, tmp_path, monkeypatch):
+    """Killed while the third picture of a batch is measured: the first two are kept."""
+    count = 0
+    whole = METRICS["mse"].of
+
+    def dies(trip):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return whole(trip)
+
+    monkeypatch.setitem(METRICS, "mse", dataclasses.replace(METRICS["mse"], of=dies))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(plan(pictures, Toy(), batch=4), Toy(), tmp_path)
+    assert len((tmp_path / PARTS / "0.csv").read_text().splitlines()) == 1 + 2
+
+
 def test_batch_size_changes_nothing_where_the_model_rounds_alike(pictures, tmp_path):
     """The toy is elementwise; a network rounds a batch otherwise than single pictures (docs/reproduction.md)."""
     tables = []
@@ -271,6 +291,23 @@ def test_all_goes_on_past_a_preset_that_does_not_fit(tmp_path, monkeypatch, caps
     said = " ".join(capsys.readouterr().err.split())
     assert "fig6 is left out: preset fig6: adds noise up to 0.005, under the model's smallest level 0.01" in said
     assert [p.parent.name for p in tmp_path.glob("*/report.html")] == ["fig5"]
+
+
+def test_all_gives_a_folder_to_compare_with_to_those_that_compare(pictures, tmp_path, monkeypatch, capsys):
+    toy = Toy()
+    room = importlib.import_module("ssi_core.cli.evaluate")
+    monkeypatch.setattr(room.ModelOptions, "denoiser", lambda self: toy)
+    monkeypatch.setattr(room, "PRESETS", {name: room.PRESETS[name] for name in ("fig5", "fig11")})
+    other = folder(tmp_path / "other", count=10)
+    options = ["--images", str(pictures), "--reference", str(other), "--limit", "2", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "all", *options])
+    assert not ended.value.code
+    assert [Plan.load(tmp_path / "out" / name).reference for name in ("fig5", "fig11")] == ["", str(other)]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "fig5", *options])
+    assert ended.value.code == 2
+    assert "preset fig5 compares no sets of pictures" in " ".join(capsys.readouterr().err.split())
 
 
 def test_all_goes_on_past_too_few_pictures_and_a_report_that_fails(tmp_path, monkeypatch, capsys):
@@ -405,7 +442,7 @@ def test_the_report_is_one_file_without_outside_references(pictures, tmp_path):
     assert "url(" not in words and "@import" not in words
     assert words.count("data:image/png;base64,") == 1
     assert "true Gaussian noise" in words
-    assert [row[0] for row in table.rows] == ["base", "SSI", "SSI heun", "true Gaussian noise"]
+    assert [row[0] for row in lines_of(table)] == ["base", "SSI", "SSI heun", "true Gaussian noise"]
     first = (tmp_path / "plots" / "wins.svg").read_bytes()
     write_report(found)
     assert (tmp_path / "plots" / "wins.svg").read_bytes() == first

@@ -108,6 +108,9 @@ def test_other_plans_other_columns_and_damage_are_refused_in_words(tmp_path):
     path.write_text(path.read_text().replace("q,a,1,0,0.5", "p,a,1"))
     with pytest.raises(InputError, match=r"line 3 is damaged \(3 cells of 5\)"):
         read_rows(path, COLUMNS, "p")
+    path.write_text(path.read_text().replace("p,a,1", "p,a,1,0,0.5x"))
+    with pytest.raises(InputError, match=r"line 3 is damaged \(\w+ is '0.5x', no number\); delete that line"):
+        read_rows(path, COLUMNS, "p")
 
 
 def test_parts_are_merged_and_a_merge_killed_half_way_loses_and_doubles_nothing(tmp_path, monkeypatch):

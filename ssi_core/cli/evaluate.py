@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..evaluate.images import DEMO
 from ..evaluate.presets import PRESETS, find_preset, plan_of
 from ..evaluate.report import PAGE, write_report
-from ..evaluate.run import Results, check_fit, evaluate
+from ..evaluate.results import Results
+from ..evaluate.run import check_fit, evaluate
 from ..evaluate.shards import BACKENDS, Refused, own_device, sharded
 from .options import ModelOptions, grouped
 from .terminal import made, spent, task_bar, warn
@@ -32,6 +33,10 @@ def evaluate_command(
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of pictures. Left out: the demo model's held-out scenes and photographs."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures that fig11 compares with. Left out: others of --images."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=0, help="Pictures at most, chosen by the seed; 0: all. Default: as the paper.")
@@ -63,9 +68,11 @@ def evaluate_command(
         source = DEMO if images is None else str(images.resolve())
         for name in names:
             try:
+                wanted = reference is not None and (preset != EVERY or PRESETS[name].distances)
                 plan = plan_of(
-                    name, model=chosen.model, denoise=denoise, images=source, limit=limit, seed=seed, batch=batch
-                )
+                    name, model=chosen.model, denoise=denoise, images=source, limit=limit, seed=seed, batch=batch,
+                    reference=str(reference.resolve()) if reference is not None and wanted else "",
+                )  # fmt: skip
                 check_fit(plan, denoise)
             except InputError as error:
                 if preset != EVERY:

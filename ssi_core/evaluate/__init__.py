@@ -2,6 +2,7 @@
 
 from .plan import Arm, Plan
 from .presets import PRESETS, plan_of
-from .run import Results, evaluate, load_results
+from .results import Results
+from .run import evaluate, load_results
 
 __all__ = ["PRESETS", "Arm", "Plan", "Results", "evaluate", "load_results", "plan_of"]

@@ -7,11 +7,11 @@ that only those that it fails on are lost; that too is the same whoever does it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,13 @@ from ..image import save_image
 from ..integration import Callback, Progress
 from ..inversion import Inversion, invert, reconstruct
 from ..process import Process
+from ..report.tables import Table
 from .exact import memory
 from .images import Picture, read_picture
 from .metrics import METRICS, Trip
 from .plan import Arm, Plan
+from .preset import Preset
+from .results import Results
 from .store import Value
 
 Rows = list[dict[str, Value]]
@@ -73,7 +76,7 @@ class Bench:
 
     def read(self, pictures: Sequence[Picture]) -> Tensor:
         size = int(self.denoise.image_size)
-        images = [read_picture(self.plan.images, picture, size) for picture in pictures]
+        images = [read_picture(self.plan.folder_of(reference=False), picture, size) for picture in pictures]
         return torch.cat(images).to(self.denoise.device)
 
     def model(self, arm: Arm) -> Any:
@@ -158,6 +161,8 @@ class Study(Protocol):
     """A kind of experiment."""
 
     needs_pictures: bool
+    about: ClassVar[Mapping[str, str]]
+    """What columns of its tables mean that are no metric."""
 
     def columns(self, plan: Plan) -> list[str]:
         """Of its rows, beside those that all rows have."""
@@ -170,11 +175,14 @@ class Study(Protocol):
         """
 
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
-        """Compute a unit; yields the rows of one picture after another.
+        """Compute a unit; yields the rows of one picture after another, each as soon as it is measured.
 
         Raises:
-            DenoiserError: the model failed on it.
+            DenoiserError: the model failed on it; before any row is yielded.
         """
+
+    def tables(self, results: Results, preset: Preset) -> list[Table]:
+        """The summary, of all rows."""
 
 
 def measured(plan: Plan, trip: Trip, i: int) -> dict[str, Value]:

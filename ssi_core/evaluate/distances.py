@@ -23,7 +23,7 @@ from ..metrics import frechet
 from .images import Picture, read_picture
 from .metrics import needs
 from .plan import Plan
-from .run import Results
+from .results import Results
 from .store import Row, lines
 
 FILE = "distances.csv"
@@ -108,11 +108,11 @@ def measured(results: Results) -> list[Row]:
 
 def _compared(results: Results, distance: Distance) -> Iterator[dict[str, Any]]:
     plan = results.plan
-    for kind in dict.fromkeys(p.set for p in results.pictures if p.reference):
+    for kind in dict.fromkeys(p.set for p in results.pictures if p.compared):
         lost = {row["index"] for row in results.failed if row["set"] == kind}
         # Blends carry the number of their first picture.
         firsts = [i for i in dict.fromkeys(r["index"] for r in results.rows if r["set"] == kind) if i not in lost]
-        known = [p for p in results.pictures if p.reference and p.set == kind]
+        known = [p for p in results.pictures if p.compared and p.set == kind]
         if len(firsts) < 2 or len(known) < 2:
             continue
         reference = _features(plan, distance, _read(plan, known))
@@ -138,7 +138,7 @@ def _sets(results: Results, firsts: Sequence[str]) -> Iterator[tuple[str, float 
 
 
 def _read(plan: Plan, pictures: Iterable[Picture]) -> Iterator[Tensor]:
-    return (read_picture(plan.images, picture, plan.shape[1]) for picture in pictures)
+    return (read_picture(plan.folder_of(reference=p.reference), p, plan.shape[1]) for p in pictures)
 
 
 def _features(plan: Plan, distance: Distance, pictures: Iterator[Tensor], batch: int = 32) -> Tensor:

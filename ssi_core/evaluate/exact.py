@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..demo.scenes import draw_scenes
 from ..denoiser import EDM
-from ..manifold import circle_of_points, gaussian_line
+from ..manifold import Exact, Mixture, circle_of_points, gaussian_line
 from .planar import trained_on
 
 SCENES = 1000
@@ -55,30 +55,10 @@ TARGETS: dict[str, Target] = {
 }
 
 
-class Memory:
-    """E[x0 | x] of pictures that are equally likely: the sharpest network there is, which knows nothing but them.
-
-    Args:
-        pictures: [N, C, H, W].
-    """
-
-    def __init__(self, pictures: Tensor) -> None:
-        self._pictures = pictures.flatten(1)
-        self._squares = self._pictures.square().sum(1)
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x [B, C, H, W], sigma [B] -> [B, C, H, W]."""
-        if (self._pictures.device, self._pictures.dtype) != (x.device, x.dtype):  # once: a run stays on one device
-            self._pictures = self._pictures.to(x)
-            self._squares = self._pictures.square().sum(1)
-        # |x - y|^2 without |x|^2, which is the same for all y and cancels in the softmax.
-        away = self._squares - 2 * x.flatten(1) @ self._pictures.T
-        share = torch.softmax(-away / (2 * sigma[:, None] ** 2), dim=1)
-        return (share @ self._pictures).reshape(x.shape)
-
-
 @lru_cache(maxsize=1)
-def memory(size: int) -> Memory:
-    """That of the first `SCENES` scenes that the demo model was trained on, at size x size pixels."""
+def memory(size: int) -> Exact:
+    """E[x0 | x] of the first `SCENES` scenes that the demo model was trained on, at size x size pixels, equally likely:
+    the sharpest network there is, which knows nothing but them.
+    """
     drawn = [draw_scenes(range(first, first + 100), size) for first in range(0, SCENES, 100)]
-    return Memory(torch.cat(drawn))
+    return Exact(Mixture(torch.cat(drawn).flatten(1)))

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -33,6 +33,9 @@ DEMO = "demo"
 LARGEST = 64_000_000
 """Pixels; a larger picture takes gigabytes to decode and is no data set's."""
 COLUMNS = ("index", "set", "name", "sha256", "reference", "skipped")
+HALVED = 4
+"""Pictures that are wanted where some are inverted and others compared with: two of each."""
+_HALVES = ", to invert some of them and compare with the others"
 MADE = ("pictures", "plots", "parts")
 """Sub-folders that an evaluation fills."""
 
@@ -52,7 +55,7 @@ class Picture:
     skipped: str = ""
     """Why it was left out."""
     reference: bool = False
-    """Only compared with, never inverted."""
+    """Only compared with, never inverted: of the plan's folder of reference pictures, where it has one."""
 
     @property
     def shown(self) -> str:
@@ -63,6 +66,16 @@ class Picture:
     def inverted(self) -> bool:
         return not self.skipped and not self.reference
 
+    @property
+    def compared(self) -> bool:
+        """Whether results are compared with it."""
+        return not self.skipped and self.reference
+
+
+def sets_of(pictures: Sequence[Picture]) -> list[str]:
+    """Kinds of pictures, as they come."""
+    return list(dict.fromkeys(p.set for p in pictures))
+
 
 def survey(
     folder: str,
@@ -72,17 +85,19 @@ def survey(
     watch: Callable[[int], object] | None = None,
     reference: int = 0,
     out: Path | None = None,
+    beside: str = "",
 ) -> list[Picture]:
     """Find the pictures to evaluate on; every file is tried before it counts.
 
     Args:
-        folder: its path, sub-folders included; or `DEMO`.
+        folder: its path, sub-folders included (links to folders are not followed: they may go round); or `DEMO`.
         limit: how many at most (`DEMO`: of each set); 0 for all.
         seed: of the order in which a folder is looked through.
         size: height and width that the model takes, in pixels; a picture with a shorter side is left out.
         watch: called with the number of files tried so far.
         reference: how many more, at most, to compare results with; where there are not enough for both, half are
             inverted and half compared with.
+        beside: the folder that those lie in; "" for the same one.
         out: where this evaluation writes; what lies there is not looked at, nor hidden folders, nor those that any
             other evaluation has written.
 
@@ -95,36 +110,57 @@ def survey(
     """
     if folder == DEMO:
         return _demo(limit, size, reference)
+    seen: dict[str, str] = {}
+
+    def looked(what: str, where: str, wanted: int, least: int) -> list[Picture]:
+        found, before = [], len(seen)
+        for picture in _pictures(what, where, seed, size, seen, out):
+            found.append(picture)
+            if watch is not None:
+                watch(len(found))
+            if wanted and len(seen) == before + wanted:
+                break
+        there = len(seen) - before
+        if there < least:
+            reasons = "; ".join(f"{p.shown}: {p.skipped}" for p in found[:3] if p.skipped)
+            raise InputError(
+                f"{what} {where}: {there or 'no'} picture{'s' * (there > 1)} in it can be used "
+                f"({reasons or ('no other file is there' if there else 'it is empty')}); at least {least} "
+                f"{'are' if least > 1 else 'is'} wanted{_HALVES if least == HALVED else ''}"
+            )
+        return found
+
+    if beside:
+        return [
+            *looked("images", folder, limit, 1),
+            *(replace(p, reference=True) for p in looked("reference", beside, reference, 2)),
+        ]
+    found = looked("images", folder, limit + reference if limit else 0, HALVED if reference else 1)
+    count = _inverted(len(seen), limit, reference)
+    return [replace(p, reference=p.index >= count) for p in found]
+
+
+def _pictures(
+    what: str, folder: str, seed: int, size: int, seen: dict[str, str], out: Path | None
+) -> Iterator[Picture]:
+    """Every file of a folder, as a picture with the next number or with the reason why it is none.
+
+    Args:
+        what: the folder is for, in errors.
+        seen: hash of pixels -> name, of the pictures so far; added to.
+    """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"images {folder}: no such folder")
-    found: list[Picture] = []
-    seen: dict[str, str] = {}
-    for tried, name in enumerate(_listing(root, seed, out), start=1):
-        if limit and len(seen) == limit + reference:
-            break
-        if watch is not None:
-            watch(tried)
+        raise InputError(f"{what} {folder}: {'is no folder' if root.exists() else 'no such folder'}")
+    for name in _listing(root, seed, out):
         why, digest = _tried(root / name, size)
         if digest in seen:
             why = f"the same pixels as {printable(seen[digest])}"
         if why:
-            found.append(Picture(-1, "images", name, digest, why))
+            yield Picture(-1, "images", name, digest, why)
         else:
-            found.append(Picture(len(seen), "images", name, digest, reference=0 < limit <= len(seen)))
             seen[digest] = name
-    if not seen:
-        reasons = "; ".join(f"{p.shown}: {p.skipped}" for p in found[:3]) or "it is empty"
-        raise InputError(f"images {folder}: no picture in it can be used ({reasons}); give a folder of pictures")
-    count = _inverted(len(seen), limit, reference)
-    if reference and count != sum(p.inverted for p in found):
-        if len(seen) < 4:
-            raise InputError(
-                f"images {folder}: {len(seen)} pictures can be used; at least 4 are wanted, to invert half of them and "
-                f"compare with the others"
-            )
-        found = [replace(p, reference=p.index >= count) for p in found]
-    return found
+            yield Picture(len(seen) - 1, "images", name, digest)
 
 
 def _inverted(there: int, limit: int, reference: int) -> int:
@@ -154,11 +190,13 @@ def load_survey(path: Path) -> list[Picture]:
         InputError: the file is damaged.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        found = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        if tuple(found.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"columns {found.fieldnames}")
         return [
             Picture(int(r["index"]), r["set"], os.fsdecode(unquote_to_bytes(r["name"])), r["sha256"], r["skipped"],
                     r["reference"] == "1")
-            for r in rows
+            for r in found
         ]  # fmt: skip
     except FileNotFoundError:
         raise InputError(f"{path}: is gone; delete the folder and begin again") from None
@@ -224,6 +262,8 @@ def _tried(path: Path, size: int) -> tuple[str, str]:
     if not path.is_file():  # to open a pipe is to wait for who writes into it
         return "no file: a pipe, a device or a link to nothing", ""
     try:
+        if path.stat().st_size == 0:
+            return "an empty file", ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
@@ -240,4 +280,5 @@ def _tried(path: Path, size: int) -> tuple[str, str]:
     except Image.DecompressionBombError:
         return "huge: more pixels than Pillow reads", ""
     except (InputError, OSError, ValueError, SyntaxError) as error:
-        return f"unreadable: {printable(str(error)).rpartition('cannot be read (')[2].rstrip(')')}", ""
+        inner = error.__cause__ if isinstance(error, InputError) and error.__cause__ else error
+        return f"unreadable: {printable(str(inner))}", ""

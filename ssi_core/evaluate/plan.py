@@ -142,6 +142,8 @@ class Plan:
     """Those that could not, and how to get them."""
     options: dict[str, Any] = field(default_factory=dict)
     """The study's own, by name; JSON-serialisable."""
+    reference: str = ""
+    """The folder, absolute, of pictures that results are compared with as a set; "" for others of `images`."""
     format: int = FORMAT
 
     @cached_property
@@ -153,6 +155,10 @@ class Plan:
         """As plain data, the same before and after a round trip through JSON."""
         facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return facts
+
+    def folder_of(self, *, reference: bool) -> str:
+        """Where pictures are read from: those to be inverted, or those to compare with."""
+        return (reference and self.reference) or self.images
 
     def save(self, folder: Path) -> None:
         write_text(folder / FILE, json.dumps(self.facts(), indent=1) + "\n")

@@ -18,11 +18,12 @@ from ..canvas import BAD, GOOD, NEUTRAL
 from ..image import contact_sheet, load_image, to_pixels
 from ..report.figures import COLOURS, new_figure
 from .distances import THEMSELVES, measured
+from .interpolations import pairs_of
 from .plan import Arm
-from .presets import Preset
-from .round_trips import pairs_of, shown_of
-from .run import Results
-from .tables import compared, floors, mean, ratios, values
+from .preset import Preset
+from .results import Results, compared, mean, ratios, standard_error, values
+from .round_trips import shown_of
+from .tables import floors
 from .trajectories import CHUNK, sampled
 
 MARKERS = "os^Dv*P"
@@ -41,7 +42,7 @@ def noise(results: Results, preset: Preset) -> Figure:
                 apart = [a + 0.3 * (s - (len(results.sets) - 1) / 2) + 0.004 * (i % 9 - 4) for i in range(len(own))]
                 panel.plot(apart, own, MARKERS[s], ms=4, alpha=0.7, color=COLOURS[s], label=set_ if a == 0 else None)
         panel.axhline(floor[name], color=NEUTRAL, ls="--", lw=1)
-        panel.set_xticks(range(len(arms)), arms)
+        panel.set_xticks(range(len(arms)), [arm.replace(", ", ",\n") for arm in arms], fontsize=7)
         panel.set_xlim(-0.6, len(arms) - 0.4)
         panel.set_title(name, fontsize=10)
     figure.axes[0].legend(fontsize=8)
@@ -52,20 +53,23 @@ def noise(results: Results, preset: Preset) -> Figure:
 def tradeoff(results: Results, preset: Preset) -> Figure:
     """Error, standard deviation and CHAN of the noise against the skip, one line for each number of steps."""
     plan, floor = results.plan, floors(results.plan.shape)
-    rows = [("mse", "MSE", math.nan), ("std", "std of the noise", 1.0), ("chan", "CHAN of the noise", floor["chan"])]
-    rows += [("brisque", "BRISQUE", math.nan)] if "brisque" in plan.metrics else []
-    figure = new_figure(4.8 * len(results.sets), 2.5 * len(rows))
-    panels = figure.subplots(len(rows), len(results.sets), squeeze=False, sharex=True, sharey="row")
+    shown = [("mse", "MSE", math.nan), ("std", "std of the noise", 1.0), ("chan", "CHAN of the noise", floor["chan"])]
+    shown += [("brisque", "BRISQUE", math.nan)] if "brisque" in plan.metrics else []
+    figure = new_figure(4.8 * len(results.sets), 2.5 * len(shown))
+    panels = figure.subplots(len(shown), len(results.sets), squeeze=False, sharex=True, sharey="row")
     skips = sorted({arm.skip for arm in plan.arms})
     for column, set_ in enumerate(results.sets):
         kept = compared(results, set_)
-        for row, (name, label, line) in enumerate(rows):
-            panel = panels[row][column]
+        for line_number, (name, label, line) in enumerate(shown):
+            panel = panels[line_number][column]
             for i, steps in enumerate(sorted({arm.steps for arm in plan.arms})):
-                own = sorted((a.skip, mean(kept[a.name], name)) for a in plan.arms if a.steps == steps)
-                own = [(skip, value) for skip, value in own if not math.isnan(value)]
-                at = [skips.index(skip) for skip, _ in own]
-                panel.plot(at, [v for _, v in own], marker="o", ms=4, color=COLOURS[i], label=f"N={steps}")
+                arms = sorted((a for a in plan.arms if a.steps == steps), key=lambda arm: arm.skip)
+                rows = [(a.skip, kept[a.name]) for a in arms if values(kept[a.name], name)]
+                at = [skips.index(skip) for skip, _ in rows]
+                panel.errorbar(
+                    at, [mean(own, name) for _, own in rows], [standard_error(own, name) for _, own in rows],
+                    marker="o", ms=4, lw=1.2, elinewidth=0.8, color=COLOURS[i], label=f"N={steps}",
+                )  # fmt: skip
             if not math.isnan(line):
                 panel.axhline(line, color=NEUTRAL, ls="--", lw=1)
             panel.set_xticks(range(len(skips)), [f"{s:g}" if s else "base" for s in skips])
@@ -80,7 +84,10 @@ def tradeoff(results: Results, preset: Preset) -> Figure:
                 panel.set_ylabel(label)
         panels[-1][column].set_xlabel("sigma_skip")
     panels[0][0].legend(fontsize=8)
-    figure.suptitle("Error of the reconstruction and figures of its noise; dashed: true Gaussian noise", fontsize=11)
+    figure.suptitle(
+        "Means and their standard errors, of the reconstruction's error and its noise; dashed: true Gaussian noise",
+        fontsize=11,
+    )
     return figure
 
 
@@ -156,8 +163,9 @@ def cosines(results: Results, preset: Preset) -> Figure:
         shown = panel.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r")
         for i, row in enumerate(grid):
             for j, value in enumerate(row):
-                panel.text(j, i, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=6,
-                           color="white" if abs(value) > 0.6 else "black")  # fmt: skip
+                words = f"{round(value, 2) + 0.0:.2f}".replace("0.", ".")  # + 0.0: no "-.00"
+                colour = "white" if abs(value) > 0.6 else "black"
+                panel.text(j, i, words, ha="center", va="center", fontsize=6, color=colour)
     if shown is not None:
         figure.colorbar(shown, ax=figure.axes, shrink=0.8)
     figure.suptitle("cosine between the noises of one picture under different seeds", fontsize=11)
@@ -165,7 +173,7 @@ def cosines(results: Results, preset: Preset) -> Figure:
 
 
 def wins(results: Results, preset: Preset) -> Figure:
-    """How many times larger the base method's error is on the median picture; right of 1 SSI reconstructs better."""
+    """How many times larger the error of what an arm is compared with is on the median picture."""
     figure = new_figure(8, 4.4)
     panel = figure.subplots()
     pairs = [arm for arm in results.plan.arms if arm.against]
@@ -178,19 +186,23 @@ def wins(results: Results, preset: Preset) -> Figure:
             at = i + 0.34 * (s - (len(results.sets) - 1) / 2)
             if 0 < ratio < math.inf:
                 panel.barh(at, ratio - 1, height=0.3, left=1, color=COLOURS[s])
-                words = f" {ratio:.2f}, base's std {mean(base, 'std'):.2f} "
+                words = f" {ratio:.2f}, std {mean(base, 'std'):.2f} to {mean(results.of(arm.name, set_), 'std'):.2f} "
                 panel.text(ratio, at, words, va="center", ha="left" if ratio >= 1 else "right", fontsize=7)
             else:
-                who = "both" if math.isnan(ratio) else "the base method" if ratio else "SSI"
+                who = "both" if math.isnan(ratio) else arm.against if ratio else arm.name
                 panel.text(1, at, f" {who} failed ", va="center", color=BAD, fontsize=7)
+    one = {arm.against for arm in pairs}
+    against = one.pop() if len(one) == 1 else "the base method in the same setting"
     panel.axvline(1, color=NEUTRAL, lw=1)
     panel.set_xscale("log")
-    panel.margins(x=0.35)
+    panel.margins(x=0.45)
     panel.set_yticks(range(len(pairs)), [arm.name for arm in pairs], fontsize=8)
     panel.invert_yaxis()
     panel.legend(fontsize=8)
     panel.set_xlabel(
-        "MSE of the base method / MSE of SSI, median over pictures\nright of 1 SSI gives the better picture", fontsize=9
+        f"MSE of {against} / MSE of the arm, median over pictures\n"
+        "right of 1 the arm gives the better picture; std: of the noises of the one and of the other",
+        fontsize=9,
     )
     return figure
 
@@ -226,12 +238,12 @@ def sheet(results: Results, preset: Preset) -> Figure:
                 passes = row["gaussian"] == "1.0"
                 said = f"std {float(row['std']):.2f}" + ("" if passes else ", not Gaussian")
                 noise.set_xlabel(said, fontsize=6, color=GOOD if passes else BAD, labelpad=1)
-                back.set_xlabel(f"MSE {float(row['mse']):.4f}", fontsize=6, labelpad=1)
+                back.set_xlabel(f"MSE {float(row['mse']):.5f}", fontsize=6, labelpad=1)
     return figure
 
 
 def _picture(panel: Axes, results: Results, arm: str, name: str, title: str) -> None:
-    """A kept picture of a result; a gap where there is none."""
+    """A kept picture of a result; words where it failed, or is gone."""
     panel.axis("on")
     panel.set_xticks([])
     panel.set_yticks([])
@@ -239,11 +251,11 @@ def _picture(panel: Axes, results: Results, arm: str, name: str, title: str) -> 
     for path in _kept(results, arm, name):
         panel.imshow(to_pixels(load_image(path))[0], interpolation="nearest")
         return
-    _nothing(panel)
+    _nothing(panel, "no picture")
 
 
-def _nothing(panel: Axes) -> None:
-    panel.text(0.5, 0.5, "failed", transform=panel.transAxes, ha="center", va="center", color=BAD, fontsize=8)
+def _nothing(panel: Axes, words: str = "failed") -> None:
+    panel.text(0.5, 0.5, words, transform=panel.transAxes, ha="center", va="center", color=BAD, fontsize=8)
 
 
 def repeats(results: Results, preset: Preset) -> Figure:
@@ -258,7 +270,7 @@ def repeats(results: Results, preset: Preset) -> Figure:
         rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
     if not rows:
         figure = new_figure(9, 2)
-        _nothing(figure.subplots())
+        _nothing(figure.subplots(), "no picture")
         return figure
     drawn = to_pixels(contact_sheet(rows, scale=2))[0]
     figure = new_figure(9, 9 * drawn.shape[0] / drawn.shape[1] + 0.4)

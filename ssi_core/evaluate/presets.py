@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
@@ -17,49 +16,27 @@ from .distances import DISTANCES, Distance
 from .images import DEMO
 from .metrics import METRICS, Metric
 from .plan import PAPERS, Arm, Plan
+from .preset import GAUSSIAN, Paper, Preset
 from .study import STUDIES
 
-Paper = Mapping[str, Mapping[str, float]]
-"""Arm -> metric -> the figure that the paper prints."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One table or figure."""
-
-    title: str
-    source: str
-    """Where it stands in the paper; "" where it does not."""
-    shows: str
-    """What to look for."""
-    arms: tuple[Arm, ...]
-    limit: int
-    """Pictures that the paper takes; 0: none, or all of them."""
-    demo: int
-    """Pictures of each set on the demo model, so that all presets together take minutes."""
-    model: str = ""
-    """The published checkpoint that the paper's figures are of; "" where any will do."""
-    study: str = "round-trips"
-    columns: tuple[str, ...] = ("nfe", "mse", "mse_median", "psnr", "ssim", "lpips", "std", "chan", "hori", "vert",
-                                "ks", "edge", "gaussian")  # fmt: skip
-    """Metrics of the summary, in order; never an error without figures of the noise."""
-    plots: tuple[str, ...] = ()
-    """By name (`plots.PLOTS`)."""
-    paper: Paper = field(default_factory=dict)
-    paper_set: str = ""
-    """What the paper's figures were measured on."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    distances: tuple[str, ...] = ()
-    """Between whole sets of pictures, by name (`distances.DISTANCES`)."""
-    demo_arms: tuple[Arm, ...] = ()
-    """Further arms that only the demo's own pictures allow."""
-    demo_options: Mapping[str, Any] = field(default_factory=dict)
-    """In place of `options` on the demo."""
-    batch: int = 16
-
-
-GAUSSIAN = "Gaussian"
-"""The row of true Gaussian noise."""
+_WAY_BACK = (
+    "The noise is sampled over the whole schedule, down to its smallest level, as the paper samples. Our own default "
+    "elsewhere ends at the skip, where the inversion began, in one denoising: fewer evaluations, and other pictures."
+)
+_BOTH_WAYS = _WAY_BACK + ' The arm "SSI, own levels" shows it; it is not the paper\'s.'
+_LEVELS = (
+    "N is the number of levels of the whole schedule; a skip cuts off those under it, so that SSI takes fewer steps up "
+    "than the base method. Algorithm 1 may be read as N steps above the skip instead."
+)
+_DDIM = (
+    "The base method inverts as guided-diffusion's DDIM does (ddim-current), SSI by Euler's step in sigma, which is "
+    "DDIM's: part of what lies between their rows is the solver's. `ssi evaluate ddim` has both methods with each.",
+    "guided-diffusion clips its estimates of x0 to [-1, 1] when it samples; nothing is clipped here.",
+)
+_REFERENCE = (
+    "The paper compares with 5,000 pictures that the model was trained on; this with those of --reference, 5,000 at "
+    "most, or, where it was not given, with further pictures of the evaluated folder, as many as it has up to 5,000."
+)
 
 
 def _arm(name: str, row: Row) -> Arm:
@@ -71,7 +48,7 @@ def _arm(name: str, row: Row) -> Arm:
     return Arm(name, steps, skip, row.solver, way_back="full")
 
 
-def _table1(which: str, model: str, data: str, paper: Paper, demo: int) -> Preset:
+def _table1(which: str, model: str, data: str, paper: Paper, demo: int, kappa: str = "") -> Preset:
     base, ours = ROWS[f"{which}-base"], ROWS[f"{which}-ssi"]
     arms = (
         _arm("base", base),
@@ -81,6 +58,7 @@ def _table1(which: str, model: str, data: str, paper: Paper, demo: int) -> Prese
     return Preset(
         f"Table 1, {data}", "Table 1", "SSI's noise should lie on the Gaussian row, and its reconstruction be better",
         arms, 300, demo, model, plots=("noise", "sheet"), paper=paper, paper_set=data,
+        deviations=(_BOTH_WAYS, _LEVELS, *((*_DDIM, kappa) if kappa else ())),
     )  # fmt: skip
 
 
@@ -136,7 +114,10 @@ PRESETS: dict[str, Preset] = {
     "table1-bedroom-ddim": _table1("bedroom-ddim", "lsun_bedroom", "LSUN Bedroom 256, DDIM", {
         "base": _row(0.047, 0.134, 0.136, 0.177, 0.606, 0.289), "SSI": _row(0.002, 0.050, 0.050, 0.006, 0.135, 0.879),
         GAUSSIAN: _FLOOR,
-    }, demo=4),
+    }, demo=4, kappa=(
+        "kappa_20 = 39 is taken as an index counted from 0, sigma .1405 of the linear schedule; counted from 1 it "
+        "would be index 38, sigma .1373. The paper does not say which."
+    )),
     "table1-bedroom-edm": _table1("bedroom-edm", "edm_bedroom256_ema", "LSUN Bedroom 256, EDM", {
         "base": _row(0.108, 0.139, 0.122, 0.025, 0.365, 0.639), "SSI": _row(0.004, 0.050, 0.050, 0.009, 0.170, 0.859),
         GAUSSIAN: _FLOOR,
@@ -144,11 +125,15 @@ PRESETS: dict[str, Preset] = {
     "table1-imagenet-ddim": _table1("imagenet-ddim", "256x256_diffusion_uncond", "ImageNet 256, DDIM", {
         "base": _row(0.044, 0.108, 0.092, 0.072, 0.398, 0.541), "SSI": _row(0.004, 0.052, 0.052, 0.002, 0.050, 0.967),
         GAUSSIAN: _FLOOR,
-    }, demo=4),
+    }, demo=4, kappa=(
+        "kappa = 3 is taken as an index counted from 0, sigma .0228 of the linear schedule; counted from 1 it would be "
+        "index 2, sigma .0190. The paper does not say which."
+    )),
     "table2": Preset(
         "Table 2: steps and skip", "Table 2, Appendix C", "every skip should beat none, at every number of steps",
         _grid(("euler",), (40, 100, 200), (0.0, 0.01, 0.1, 0.2), name=False, way_back="full"), 100, 4,
         "edm_bedroom256_ema",
+        deviations=(_WAY_BACK, _LEVELS),
         plots=("tradeoff",), paper_set="LSUN Bedroom 256, EDM",
         paper={_named(*at): dict(zip(("mse", "lpips", "ssim"), row, strict=True)) for at, row in _TABLE2.items()},
     ),
@@ -163,6 +148,7 @@ PRESETS: dict[str, Preset] = {
         "Figure 5: many noises of one picture", "Figure 5, section 4.1",
         "seeds give nearly orthogonal noises (cosine near 0), and all of them give the picture back",
         _EULER_200[1:], 1, 1, study="seeds", plots=("cosines", "repeats"),
+        deviations=(_WAY_BACK, _LEVELS),
         columns=("nfe", "cosine", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
         options={"repeats": 8},
     ),
@@ -171,7 +157,7 @@ PRESETS: dict[str, Preset] = {
         "MSE and BRISQUE fall steeply with a small skip; MSE rises slowly beyond it",
         _grid(("euler",), (200,), (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), name=False, way_back="full"),
         100, 3,
-        plots=("tradeoff", "sheet"), options={"show": 2},
+        deviations=(_WAY_BACK, _LEVELS), plots=("tradeoff", "sheet"), options={"show": 2},
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "brisque", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "fig11": Preset(
@@ -181,12 +167,14 @@ PRESETS: dict[str, Preset] = {
         study="interpolations", plots=("distances",), distances=("fid", "haar_fd"),
         options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9], "reference": 5000},
         demo_options={"reference": 500},
+        deviations=(_WAY_BACK, _LEVELS, _REFERENCE),
         columns=("nfe", "norm", "std", "chan", "hori", "vert", "ks", "gaussian"),
     ),
     "fig12": Preset(
         "Figure 12: interpolations", "Figure 12, section 5.2",
         "blends of base noises look unreal; blends of SSI's are pictures like those that the model makes",
         _EULER_200, 8, 4, study="interpolations", plots=("blends",), options={"weights": [0.1, 0.3, 0.5, 0.7, 0.9]},
+        deviations=(_WAY_BACK, _LEVELS),
         columns=("nfe", "norm", "std", "chan", "hori", "vert", "ks", "gaussian"),
     ),
     "fig13": Preset(
@@ -195,6 +183,11 @@ PRESETS: dict[str, Preset] = {
         (Arm("eight points", 200, solver="heun", target="eight-points"),
          Arm("Gaussian on x axis", 200, solver="heun", target="gaussian-axis")), 0, 0,
         study="samples", plots=("plane",), options={"samples": 200_000},
+        deviations=(
+            "The last step, from the smallest level to 0, puts a sample where the exact denoiser says, which is on the "
+            "manifold whatever came before: so the distance is measured before it, at sigma .002, beside that of data "
+            "with so much noise.",
+        ),
         columns=("distance", "distance_max", "std_x", "std_y", "rarest", "commonest"),
     ),
     "fig14": Preset(
@@ -210,6 +203,13 @@ PRESETS: dict[str, Preset] = {
         _grid(("euler", "heun", "ab2-log", DEFAULT_SOLVER), (10, 20, 40), (0.0, 0.05, 0.07, 0.1), name=True,
               way_back="own"), 100, 4,
         plots=("pareto",),
+        deviations=(
+            "The noise is sampled over the levels of its inversion.",
+            "Left out: ddim-current, ddim-target and euler-vp are first-order steps like euler, with other conventions "
+            "(`ssi evaluate ddim`); ab2 is ab2-log with its polynomial in sigma instead of log sigma; fixed-point and "
+            "exact solve for the inverse of Euler's step, which takes several evaluations a step and a number of its "
+            "own for each: for pictures that must come back exactly, not for few evaluations.",
+        ),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "ddim": Preset(
@@ -222,6 +222,11 @@ PRESETS: dict[str, Preset] = {
             *(replace(_arm(f"{solver} SSI", ROWS["bedroom-ddim-ssi"]), solver=solver, against="ddim-current base")
               for solver in ("ddim-current", "euler")),
         ), 100, 2, plots=("wins", "sheet"), options={"show": 2},
+        deviations=(
+            "The noise is sampled over the whole schedule, as in Table 1.",
+            _DDIM[1],
+            "ddim-current with a skip is no method of the paper's; it tells what of a difference is the solver's.",
+        ),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
     "regimes": Preset(
@@ -234,6 +239,7 @@ PRESETS: dict[str, Preset] = {
             *_against_base(20, (DEFAULT_SKIP,), DEFAULT_SOLVER, precision="bfloat16"),
             *_against_base(40, (0.1,), "euler"), *_against_base(40, (0.1,), "euler", precision="bfloat16"),
         ), 100, 8, plots=("wins",), demo_arms=_against_base(20, (0.1, 0.5), "euler", target="memory"),
+        deviations=("The noise is sampled over the levels of its inversion.",),
         columns=("nfe", "mse", "mse_median", "psnr", "ssim", "wins", "std", "chan", "ks", "edge", "gaussian"),
     ),
 }  # fmt: skip
@@ -259,7 +265,7 @@ def find_preset(name: str) -> Preset:
 
 def plan_of(
     name: str, *, model: str, denoise: Any, images: str, limit: int | None = None, seed: int = 0,
-    batch: int | None = None,
+    batch: int | None = None, reference: str = "",
 ) -> Plan:  # fmt: skip
     """A preset on a model and pictures.
 
@@ -271,11 +277,14 @@ def plan_of(
         limit: pictures at most; None for the preset's own number; 0 for all.
         seed: of noise and of the choice of pictures.
         batch: pictures inverted together; None for the preset's own.
+        reference: a folder, absolute, of pictures to compare sets with; "" for others of `images`.
 
     Raises:
-        InputError: no such preset, a limit or seed under 0, or a batch under 1.
+        InputError: no such preset, a limit or seed under 0, a batch under 1, or a reference where it means nothing.
     """
     preset, demo = find_preset(name), images == DEMO
+    if reference:
+        _check_reference(name, preset, images, reference)
     side = denoise.image_size or 0
     own = preset.demo if demo else preset.limit
     limit, batch = own if limit is None else limit, preset.batch if batch is None else batch
@@ -287,8 +296,23 @@ def plan_of(
         preset=name, study=preset.study, model=model, signature=str(denoise.signature), images=images, limit=limit,
         arms=tuple(arm.fitted(process_of(denoise)) for arm in arms), shape=(denoise.channels, side, side), seed=seed,
         batch=batch, device=str(denoise.device).partition(":")[0], metrics=metrics, missing=missing,
-        options={**preset.options, **(preset.demo_options if demo else {})},
+        options={**preset.options, **(preset.demo_options if demo else {})}, reference=reference,
     )  # fmt: skip
+
+
+def _check_reference(name: str, preset: Preset, images: str, reference: str) -> None:
+    if not preset.distances:
+        able = ", ".join(other for other, its in PRESETS.items() if its.distances)
+        raise InputError(f"reference: preset {name} compares no sets of pictures; it is for {able}")
+    if images == DEMO:
+        raise InputError(
+            "reference: the demo's pictures are compared with their own kind; name a folder of yours with --images too"
+        )
+    if reference == images:
+        raise InputError(
+            f"reference {reference}: is the folder of the pictures themselves; leave it out, and others of that folder "
+            f"are compared with"
+        )
 
 
 def _available(preset: Preset, size: int) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -11,13 +11,20 @@ from ..errors import InputError
 from ..report.page import inlined, legible, render
 from ..report.tables import Table, as_csv, markdown
 from ..version import __version__
-from .deviations import DEVIATIONS
-from .presets import PRESETS, find_preset
-from .run import Results, read_runs
+from .preset import Preset
+from .presets import find_preset
+from .results import Results
+from .run import read_runs
 from .store import reason
-from .tables import about, tables
+from .study import STUDIES
+from .tables import legend
 
 PAGE = "report.html"
+
+
+def tables(results: Results, preset: Preset) -> list[Table]:
+    """The summary, as the kind of experiment lays it out."""
+    return STUDIES[preset.study].tables(results, preset)
 
 
 def write_report(results: Results) -> list[Table]:
@@ -61,16 +68,14 @@ def page(results: Results, made: list[Table], plots: list[Path], captions: Mappi
         plots: PNG files, in order.
         captions: what each shows, by the file's stem.
     """
-    preset = PRESETS[results.plan.preset]
-    own = ("solver", "way back") if results.sets else ()
-    names = [name for name in (*own, *preset.columns) if about(name) != name]
+    preset = find_preset(results.plan.preset)
+    columns = list(dict.fromkeys(column for table in made for column in (*table.columns, *preset.columns)))
     return render(
         "ssi_core.evaluate", "report.html.jinja",
         preset=preset, plan=results.plan, tables=made, plots=inlined(plots, captions), version=__version__,
-        used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.reference],
+        used=[p for p in results.pictures if p.inverted], reference=[p for p in results.pictures if p.compared],
         skipped=[p for p in results.pictures if p.skipped],
-        failed=results.failed, notes=results.notes, deviations=DEVIATIONS.get(results.plan.preset, ()),
-        legend=[(name, about(name)) for name in names],
+        failed=results.failed, notes=results.notes, legend=legend(dict(STUDIES[preset.study].about), columns),
         facts=json.dumps(results.plan.facts(), indent=1),
         runs=read_runs(results.folder)[1], mixed=results.mixed,
     )  # fmt: skip

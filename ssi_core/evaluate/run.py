@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from .bench import Rows, whole_float32
 from .exact import TARGETS
 from .images import Picture, load_survey, save_survey, survey
 from .plan import FILE, Plan
+from .results import Results
 from .shards import Refused, Shard
 from .store import KEY, PARTS, Appender, Row, gather, merge, on_disk, only_run
 from .study import STUDIES, Bench, Unit, failed_rows
@@ -35,35 +35,6 @@ SAME = ("torch", "threads", "machine", "ssi")
 ALONE = Shard()
 Task = Callable[[str, int, int], None]
 """Progress: (what is being done, steps done, steps in all)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """What an evaluation found."""
-
-    plan: Plan
-    folder: Path
-    rows: list[Row]
-    """In the order of the plan: arm, picture, repeat."""
-    pictures: list[Picture]
-    """Used and left out."""
-    notes: tuple[str, ...]
-    """What of the plan did not fit the model, in words."""
-    mixed: str = ""
-    """Under which different versions and numbers of threads its rows were computed; "" where they were the same."""
-
-    def of(self, arm: str, set_: str | None = None) -> list[Row]:
-        """Rows of an arm (and set) that did not fail."""
-        return [r for r in self.rows if r["arm"] == arm and set_ in (None, r["set"]) and not r["failed"]]
-
-    @property
-    def sets(self) -> list[str]:
-        """Kinds of pictures; none where an experiment is about no pictures."""
-        return list(dict.fromkeys(r["set"] for r in self.rows if r["image"]))
-
-    @property
-    def failed(self) -> list[Row]:
-        return [r for r in self.rows if r["failed"]]
 
 
 def columns_of(plan: Plan) -> list[str]:
@@ -202,7 +173,7 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
             looked = (lambda n: task("looking through the pictures", n, 0)) if task else None
             pictures = survey(
                 plan.images, plan.limit, plan.seed, int(denoise.image_size), looked, plan.options.get("reference", 0),
-                folder.resolve(),
+                folder.resolve(), plan.reference,
             )  # fmt: skip
         else:
             pictures = []
@@ -217,18 +188,23 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
 
 
 def _units(plan: Plan, pictures: Sequence[Picture]) -> list[Unit]:
-    return list(STUDIES[plan.study].units(plan, [p for p in pictures if p.inverted]))
+    study, inverted = STUDIES[plan.study], [p for p in pictures if p.inverted]
+    if study.needs_pictures and not inverted:
+        raise InputError(f"{SURVEY}: lists no picture to invert; delete the folder and begin again")
+    return list(study.units(plan, inverted))
 
 
-def _computed(bench: Bench, unit: Unit) -> list[Rows]:
+def _computed(bench: Bench, unit: Unit) -> Iterator[Rows]:
     """The rows of a unit, as they come; those that the model fails on say so (`bench.Unit.separable`)."""
     study = STUDIES[bench.plan.study]
     try:
-        return list(study.run(bench, unit))
+        yield from study.run(bench, unit)
     except DenoiserError as error:
         if unit.separable and len(unit.keys) > 1:
-            return [rows for one in unit.alone() for rows in _computed(bench, one)]
-        return list(failed_rows(study, bench.plan, unit, error))
+            for one in unit.alone():
+                yield from _computed(bench, one)
+        else:
+            yield from failed_rows(study, bench.plan, unit, error)
 
 
 def _carry_out(bench: Bench, unit: Unit, part: Appender, done: dict[Any, Row]) -> None:

@@ -27,6 +27,8 @@ Key = tuple[str, str, str]
 
 KEY = ("arm", "index", "repeat")
 """What tells one row of a plan from another."""
+WORDS = ("plan", "arm", "set", "image", "failed")
+"""Columns that hold no numbers."""
 RESULTS = "results.csv"
 PARTS = "parts"
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -43,7 +45,7 @@ def text(value: Value) -> str:
 
 def printable(words: str) -> str:
     """Text that can be shown and be one cell: names of files may hold anything, line breaks and half letters too."""
-    return "".join(c if c.isprintable() else "?" for c in words)
+    return words if words.isprintable() else "".join(c if c.isprintable() else "?" for c in words)
 
 
 def lines(rows: Iterable[Mapping[str, Value]], columns: Sequence[str]) -> str:
@@ -146,8 +148,21 @@ def read_rows(path: Path, columns: Sequence[str], plan: str) -> list[Row]:
         row = dict(zip(columns, cells, strict=True))
         if row["plan"] != plan:
             raise InputError(f"results {path}: line {number} is of another plan; use another folder for --out")
+        for name in columns:
+            if name not in WORDS and not _is_number(row[name]):
+                raise InputError(
+                    f"results {path}: line {number} is damaged ({name} is {row[name]!r:.40}, no number); delete that "
+                    f"line and run the same command again"
+                )
         rows.append(row)
     return rows
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return cell == "" or not math.isnan(float(cell))
+    except ValueError:
+        return False
 
 
 def key(row: Mapping[str, str]) -> Key:

@@ -1,4 +1,4 @@
-"""The kinds of experiment by name. A new kind is a class like `bench.Study`, listed here."""
+"""The kinds of experiment by name. A new kind is one class like `bench.Study`, tables included, listed here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from ..errors import DenoiserError
 from .bench import Bench, Rows, Study, Unit
+from .interpolations import Interpolations
 from .plan import Plan
-from .round_trips import Interpolations, RoundTrips, Seeds
+from .round_trips import RoundTrips, Seeds
 from .trajectories import Curves, Samples
 
 __all__ = ["STUDIES", "Bench", "Study", "Unit", "failed_rows"]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..integration import Progress, integrate, unit_noise
 from ..process import VE, Process
+from ..report.tables import Table
 from .bench import Bench, Rows, Unit
 from .exact import POINTS, TARGETS
 from .images import Picture
 from .plan import Arm, Plan
+from .preset import Preset
+from .results import Results, mean, values
+from .tables import cell
 
 CURVE_SEED = 20_000
 CHUNK = 10_000
 """Samples in the plane drawn together."""
+LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 20.0)
+"""Where the summary shows the curve."""
 
 
 class First:
@@ -53,6 +59,10 @@ class Curves:
     """
 
     needs_pictures = False
+    about: ClassVar[Mapping[str, str]] = {
+        "sigma": "noise level",
+        "curve": "mean |E[x0|x] - x| / (sigma sqrt(d)) over the trajectories",
+    }
 
     def columns(self, plan: Plan) -> list[str]:
         return ["sigma", "curve", "curve_std", "distance"]
@@ -91,6 +101,19 @@ class Curves:
         bench.nfe += walk.nfe
         yield rows
 
+    def tables(self, results: Results, preset: Preset) -> list[Table]:
+        rows = []
+        for arm in results.plan.arms:
+            own = [(float(r["sigma"]), float(r["curve"])) for r in results.of(arm.name)]
+            if not own:
+                rows.append([arm.name, *["failed"] * len(LEVELS)])
+                continue
+            nearest = [min(own, key=lambda at, to=level: abs(math.log(at[0] / to))) for level in LEVELS]  # type: ignore[misc]
+            rows.append([arm.name, *(f"{value:.3f}" for _, value in nearest)])
+        columns = ["|E[x0|x] - x| / (sigma sqrt d) at sigma", *(f"{level:g}" for level in LEVELS)]
+        note = "Means over trajectories, at the levels of each schedule that are nearest to those named."
+        return [Table(preset.title, columns, rows, [note])]
+
 
 class Samples:
     """`options["samples"]` samples of distributions in the plane, with the exact score (Figure 13).
@@ -100,6 +123,14 @@ class Samples:
     """
 
     needs_pictures = False
+    about: ClassVar[Mapping[str, str]] = {
+        "distance": "mean distance of the samples to the manifold at the smallest level, before the last step",
+        "distance_max": "largest distance of any sample there",
+        "std_x": "standard deviation along x, mean over chunks of samples",
+        "std_y": "standard deviation along y",
+        "rarest": "smallest share of samples that any of the eight points gets in a chunk, mean over chunks",
+        "commonest": "largest such share",
+    }
 
     def columns(self, plan: Plan) -> list[str]:
         return ["samples", "distance", "distance_max", "std_x", "std_y", "rarest", "commonest"]
@@ -125,6 +156,26 @@ class Samples:
             "std_x": float(x[:, 0].std()), "std_y": float(x[:, 1].std()),
             "rarest": float(shares.min()) if points else None, "commonest": float(shares.max()) if points else None,
         }]  # fmt: skip
+
+    def tables(self, results: Results, preset: Preset) -> list[Table]:
+        rows = []
+        for arm in results.plan.arms:
+            own = results.of(arm.name)
+            found = {name: mean(own, name) for name in preset.columns}
+            found["distance_max"] = max(values(own, "distance_max"), default=math.nan)
+            count = int(sum(values(own, "samples")))
+            rows.append([arm.name, f"{count:,}", *(_plane_cell(name, value) for name, value in found.items())])
+        # Noise of that level across the manifold: a Rayleigh distance around a point, a half-normal one beside a line.
+        level = TARGETS["eight-points"].sigma_min
+        away = [_plane_cell("distance", level * math.sqrt(x)) for x in (math.pi / 2, 2 / math.pi)]
+        rows.append(["the data: eight points", "", away[0], "", "1.414", "1.414", "0.125", "0.125"])
+        rows.append(["the data: Gaussian on x axis", "", away[1], "", "1.000", "0.000", "", ""])
+        note = f"Distances of the data are those of data with noise of sigma {level:g}."
+        return [Table(preset.title, ["distribution", "samples", *preset.columns], rows, [note])]
+
+
+def _plane_cell(name: str, value: float) -> str:
+    return f"{value:.2e}" if name.startswith("distance") and not math.isnan(value) else cell(name, value)
 
 
 def sampled(arm: Arm, seed: int, count: int) -> Tensor:
