@@ -403,6 +403,8 @@ def test_samplers_refuse_and_stop():
         annealed_langevin(data, plane.project(x), [0.5, 1.0], plane, generator=g)
     with pytest.raises(InputError, match="rounds: -1"):
         annealed_langevin(data, plane.project(x), [1.0, 0.5], plane, generator=g, rounds=-1)
+    with pytest.raises(InputError, match="largest -1"):
+        annealed_langevin(data, plane.project(x), [1.0, 0.5], plane, generator=g, largest=-1.0)
     with pytest.raises(InputError, match="rate nan"):
         annealed_langevin(data, plane.project(x), [1.0, 0.5], plane, generator=g, rate=math.nan)
     with pytest.raises(Cancelled, match="level 1 of 2"):
@@ -567,6 +569,8 @@ def test_training_refuses_and_stops():
         ("extra", lambda: Niso(VE(), surface=PLANE, extra=0.0)),
         ("weighting", lambda: Conditional(OU(), weighting="cubic")), ("data_std", lambda: Iso(VE(), data_std=0.0)),
         ("sigma range", lambda: log_uniform(1.0, 0.5)), ("extra", lambda: Niso(VE(), surface=PLANE, extra=math.nan)),
+        ("none positive", lambda: on_times(torch.zeros(3), OU())),
+        ("none positive", lambda: on_times(torch.tensor([math.nan, -1.0]), OU())),
         ("width: 0", lambda: MLP(2, 0, 1)), (r"depth: 1\.5", lambda: MLP(2, 4, 1.5)),
         ("dimension: -2", lambda: MLP(-2, 4, 1)),
     ):  # fmt: skip

@@ -148,6 +148,8 @@ def annealed_langevin(
     surface.require(back(x), "project: what it gives for points on the manifold")
     whole_number(rounds, "rounds")
     positive(rate, "rate")
+    if not largest > 0:
+        raise InputError(f"largest {largest}: the bound on a step must be positive")
     for k, sigma in enumerate(levels):
         h = min(rate * sigma**2, largest)
         for _ in range(rounds):

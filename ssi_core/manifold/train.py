@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Cancelled, InputError
+from ..precision import float64
 from ..process import VE, Process
 from .checks import positive, whole_number
 from .objectives import Noised, Objective
@@ -192,8 +193,14 @@ def on_times(times: Tensor, process: Process) -> Draw:
 
     Args:
         times: [K], positive ones are used, each as likely.
+
+    Raises:
+        InputError: none is positive and finite.
     """
-    known = process.sigma(times[times > 0])
+    given = float64(times)
+    known = process.sigma(given[given > 0])
+    if not len(known) or not bool(known.isfinite().all()):
+        raise InputError(f"times: {tuple(given.shape)} of them, none positive, or not finite")
     return lambda count, generator: known[torch.randint(len(known), (count,), generator=generator)]
 
 
