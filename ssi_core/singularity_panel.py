@@ -56,8 +56,8 @@ def singularity_panel(found: SingularityCurve, image: int = 0, title: str = "") 
             stops, up, decades(*up), 1.0, logarithmic=True)  # fmt: skip
     cosines = (found.alignment[:, image], found.alignment_clean[:, image])
     low = min(0.0, *(float(c.min()) for c in cosines))
-    floor = 0.0 if low > -0.05 else math.floor(2 * low) / 2
-    ticks = [t / 2 for t in range(round(2 * floor), 3)]
+    floor = low - 0.02 if low < 0 else 0.0  # so that negative cosines lie where they are
+    ticks = [t / 2 for t in range(math.ceil(2 * floor), 3)]
     _curves(canvas, top + _CAPTION + _PLOT + _AXIS + _GAP, "its direction: cosine with the noise that was injected",
             found, cosines, stops, (floor, 1.0), ticks, ALIGNED, logarithmic=False)  # fmt: skip
     return canvas.finished()

@@ -1,5 +1,7 @@
 """The picture of a singularity curve: what is not followed is shaded, curves lie where their figures are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,23 @@ def test_curves_lie_where_their_figures_are(bounded):
     rows = np.array([np.flatnonzero(drawn[:, round(x)]).mean() for x in at[middle]])
     slope, base = np.polyfit(np.log(values[middle]), rows, 1)
     assert slope < 0 and np.abs(rows - base - slope * np.log(values[middle])).max() < 2
+
+
+def test_negative_cosines_lie_under_zero(bounded):
+    """Slightly negative ones too: the points' rows must follow the cosine through 0."""
+    cosine = torch.linspace(1.0, -0.04, len(bounded.sigmas), dtype=torch.float64)[:, None].expand(-1, 2).contiguous()
+    found = replace(bounded, alignment=cosine, alignment_clean=cosine, knee=0 * bounded.knee)
+    drawn = has(singularity_panel(found), _NOISED)
+    lower = np.flatnonzero(drawn.any(1))
+    drawn[: lower[np.diff(lower).argmax()] + 1] = False  # the lower plot, and its legend
+    drawn[: np.flatnonzero(drawn.any(1))[0] + 8] = False
+    left, right = MARGIN + 46, WIDTH - MARGIN
+    sigmas = bounded.sigmas.numpy()
+    at = left + (right - left) * np.log(sigmas / sigmas[-1]) / np.log(sigmas[0] / sigmas[-1])
+    middle = slice(3, -1)
+    rows = np.array([np.flatnonzero(drawn[:, round(x)]).mean() for x in at[middle]])
+    slope, base = np.polyfit(cosine[middle, 0], rows, 1)
+    assert slope < 0 and np.abs(rows - base - slope * cosine[middle, 0].numpy()).max() < 2
 
 
 @pytest.mark.parametrize("title", ["", "W" * 3000, "a picture " * 60])

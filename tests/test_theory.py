@@ -1,21 +1,29 @@
 """`ssi theory`: every experiment runs and is written down whole; the exact ones meet their requirements."""
 
+import csv
 import gzip
 import json
 import re
 import struct
 import subprocess
 import sys
+from base64 import b64decode
+from dataclasses import replace
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
 
-from ssi_core import Cancelled, InputError
+from ssi_core import OU, Cancelled, InputError
 from ssi_core.cli import main
+from ssi_core.manifold import MLP, Eps, distribution, log_uniform
 from ssi_core.theory import digits
 from ssi_core.theory.catalogue import EXPERIMENTS, Lab
 from ssi_core.theory.experiment import Finding
-from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experiment, verdict
+from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experiment, verdict, write_page
+from ssi_core.theory.seeds import below, lowest, ordered, trained
 
 EXACT = ("singularity", "skip")
 LEFT_TO_CHANCE = "leftover"
@@ -44,13 +52,66 @@ def test_all_experiments_are_written_down(everything):
 
 def test_the_page_opens_offline(everything):
     out, written = everything
-    page = (out / PAGE).read_text()
-    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page) and "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/png;base64,") == sum(len(one.figures) for one in written)
+    page = read_page((out / PAGE).read_text())
+    assert page.outside == []
+    pictures = [b64decode(source.partition("base64,")[2], validate=True) for source in page.pictures]
+    assert pictures == [path.read_bytes() for one in written for path in one.figures] and len(pictures) > 10
+    assert {f"#{one.experiment.name}" for one in written} == set(page.links)
     for one in written:
-        assert one.experiment.title in page
         for finding in one.findings:
-            assert ("MISSED" in page) or finding.met is not False
+            cells = [finding.what, finding.required, finding.measured]
+            assert [*cells, "reported" if finding.met is None else "too small to judge"] in page.rows
+
+
+def test_a_page_shows_every_miss(everything, tmp_path):
+    """As a run at full scale would: what is missed stands in the list at the top and beside the requirement."""
+    _, written = everything
+    one = written[0]
+    findings = [Finding("first <what>", "a", "b", False), Finding("second", "c", "d", True)]
+    write_page(tmp_path, [replace(one, findings=findings, facts=one.facts | {"scale": 1.0})])
+    text = (tmp_path / PAGE).read_text()
+    page = read_page(text)
+    assert ["first <what>", "a", "b", "MISSED"] in page.rows and ["second", "c", "d", "met"] in page.rows
+    assert "missed: first &lt;what&gt;</strong>" in text and "missed: second" not in text
+
+
+class Page(HTMLParser):
+    """What a page shows in tables and pictures, where its links lead, and what it would have to fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside, self.pictures, self.links, self.rows, self.cell = [], [], [], [], False
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name == "src" and tag == "img" and value.startswith("data:image/png;base64,"):
+                self.pictures.append(value)
+            elif name == "href" and value.startswith("#"):
+                self.links.append(value)
+            elif name in ("src", "href", "srcset", "data", "action", "poster", "background"):
+                self.outside.append(value)
+        if tag in ("script", "iframe", "object", "embed", "base"):
+            self.outside.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        self.cell = tag in ("td", "th")
+        if self.cell:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.cell:
+            self.rows[-1][-1] += data
+        if self.lasttag == "style":
+            self.outside += re.findall(r"@import|url\((?!data:)[^)]*", data)
+
+
+def read_page(text):
+    page = Page()
+    page.feed(text)
+    return page
 
 
 def test_a_stopped_run_goes_on_where_it_was(everything, monkeypatch):
@@ -62,8 +123,30 @@ def test_a_stopped_run_goes_on_where_it_was(everything, monkeypatch):
     (out / "skip" / "price.png").unlink()
     run_all(out, Lab(scale=TINY), ["singularity", "skip", "line"])
     assert ran == ["singularity", "skip"]
-    run_all(out, Lab(seed=1, scale=TINY), ["singularity"])  # another seed is another run
-    assert ran[2:] == ["singularity"]
+    run_all(out, Lab(scale=TINY), ["singularity"])
+    assert ran == ["singularity", "skip"]
+    for what in ("version", "torch", "threads"):  # what was made with something else is made again
+        path = out / "singularity" / OUTCOME
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(document | {"facts": document["facts"] | {what: "another"}}))
+        run_all(out, Lab(scale=TINY), ["singularity"])
+        assert ran.pop() == "singularity" and len(ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("lab", "differs"),
+    [
+        (Lab(seed=1, scale=TINY), "seed 0, and 1"), (Lab(scale=2 * TINY), "scale 0.005, and 0.01"),
+        (Lab(scale=TINY, mnist=Path("digits")), f"mnist '', and '{Path('digits').resolve()}'"),
+    ],
+)  # fmt: skip
+def test_a_folder_holds_one_seed_and_scale(everything, lab, differs):
+    out, _ = everything
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=rf"holds singularity with {re.escape(differs)} is asked for; give another"):
+        run_all(out, lab, ["line"])
+    assert main_or_exit(["theory", "skip", "--out", str(out), "--seed", "7", "--scale", str(TINY)]) == 2
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -83,7 +166,72 @@ def test_interrupted_before_the_end_nothing_counts_as_whole(tmp_path):
 
 
 def test_verdicts():
-    assert [verdict(Finding("", "", "", met)) for met in (True, False, None)] == ["met", "MISSED", "reported"]
+    findings = [Finding("", "", "", met) for met in (True, False, None)]
+    assert [verdict(finding, 1.0) for finding in findings] == ["met", "MISSED", "reported"]
+    assert [verdict(finding, 0.99) for finding in findings] == ["too small to judge"] * 2 + ["reported"]
+
+
+def test_one_rule_says_what_is_ordered():
+    low, near, high = [1.0, 2.0, 3.0], [1.5, 2.5, 3.5], [4.0, 4.1, 4.2]  # spreads 1, 1 and .1
+    assert below(low, high) and not below(low, near) and not below(high, low) and not below(low, low)
+    assert below([1.0], [1.1])  # one repeat has no spread
+    assert ordered(low, high) and not ordered(low, near, high) and not ordered(high, low)
+    assert lowest("a", {"a": low, "b": high}) and not lowest("a", {"a": low, "b": high, "c": near})
+
+
+def test_no_two_random_streams_are_one():
+    seeds = {
+        (seed, purpose, repeat): Lab(seed=seed).seed_of(purpose, repeat)
+        for seed in range(20)
+        for purpose in ("data", "first weights", "noise", "noise1")
+        for repeat in range(12)
+    }
+    assert len(set(seeds.values())) == len(seeds) and max(seeds.values()) < 2**32
+    first = {key: torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist() for key, seed in seeds.items()}
+    assert len({tuple(numbers) for numbers in first.values()}) == len(seeds)
+    assert Lab(seed=3).generator("data", 2).initial_seed() == seeds[3, "data", 2]
+
+
+def test_repeats_share_nothing_and_methods_within_one_share_all():
+    """The weights that training begins with, and its losses, which depend on batches, levels and noise."""
+
+    def losses(seed, repeat):
+        lab = Lab(seed=seed, scale=0.01)
+        data = distribution("line").sample(500, torch.Generator().manual_seed(0))
+        model = trained(lab, repeat, "", data, Eps(OU()), partial(MLP, 2, 4, 1), log_uniform(0.1, 1), steps=5, batch=9)
+        return model.losses[0]
+
+    found = [losses(seed, repeat) for seed in range(3) for repeat in range(3)]
+    assert len(set(found)) == 9 and losses(0, 1) == found[1]
+
+
+def rows_of(table):
+    """The rows of a Markdown table as lists of cells, its line of dashes left out."""
+    lines = [line.strip()[2:-2] for line in table.splitlines() if line.startswith("|")]
+    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r" ?(?<!\\)\| ?", line)] for line in lines]
+    return [row for row in rows if set(row) != {"---"}]
+
+
+def test_the_table_of_the_documentation_is_what_was_measured():
+    """docs/theory.csv is the findings.csv of `ssi theory all`; the page's table is its rows, whole and in order."""
+    docs = Path(__file__).parents[1] / "docs"
+    with (docs / "theory.csv").open(newline="") as file:
+        measured = [row[1:] for row in csv.reader(file)]
+    section = (docs / "theory.md").read_text().partition("## What is required and what was measured")[2]
+    shown = rows_of(section.partition("\n## ")[0])
+    assert [[cell.replace("**", "") for cell in row] for row in shown] == measured
+    assert list(dict.fromkeys(row[0].partition(":")[0] for row in measured[1:])) == list(EXPERIMENTS)
+    assert max(float(row[-1] or 0) for row in measured[1:]) < 300  # five minutes
+
+
+def test_the_findings_of_a_run_are_one_table(everything):
+    out, written = everything
+    rows = rows_of((out / "findings.md").read_text())
+    with (out / "findings.csv").open(newline="") as file:
+        assert [row[1:] for row in csv.reader(file)] == rows
+    assert len(rows) == 1 + sum(len(one.findings) for one in written)
+    assert rows[1][:3] == [f"singularity: {written[0].findings[0].what}", written[0].findings[0].required,
+                           written[0].findings[0].measured]  # fmt: skip
 
 
 @pytest.mark.parametrize(

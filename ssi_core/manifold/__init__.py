@@ -5,23 +5,13 @@
 """
 
 from .curve import Curve, Spiral
-from .distributions import (
-    DISTRIBUTIONS,
-    Distribution,
-    Mixture,
-    RotationModes,
-    RotationTori,
-    SphereModes,
-    circle_of_points,
-    distribution,
-    gaussian_line,
-    hyperplane,
-    random_points,
-)
-from .measures import sliced_wasserstein
+from .directional import RotationModes, RotationTori, SphereModes
+from .distribution import Distribution
+from .measures import Slices, sliced_wasserstein
+from .mixtures import Mixture, circle_of_points, gaussian_line, hyperplane, random_points
+from .named import DISTRIBUTIONS, distribution
 from .objectives import (
     CEM_WEIGHTS,
-    OBJECTIVES,
     Conditional,
     Eps,
     Iso,
@@ -33,15 +23,14 @@ from .objectives import (
 )
 from .points import Exact, clouds, rows
 from .samplers import annealed_langevin, reverse_sde
-from .surfaces import Plane, Rotations, Sphere, Surface, uniform_on
+from .surfaces import Plane, Rotations, Sphere, Surface
 from .times import SCHEDULES, times
 from .train import MLP, Trained, clock, corrupted, log_uniform, on_times, train
 
 __all__ = [
-    "CEM_WEIGHTS", "DISTRIBUTIONS", "MLP", "OBJECTIVES", "SCHEDULES", "Conditional", "Curve", "Distribution", "Eps",
+    "CEM_WEIGHTS", "DISTRIBUTIONS", "MLP", "SCHEDULES", "Conditional", "Curve", "Distribution", "Eps",
     "Exact", "Iso", "Mixture", "Niso", "Objective", "Plane", "RotationModes", "RotationTori", "Rotations", "Score",
-    "Sphere", "SphereModes", "Spiral", "Surface", "Tango", "Trained", "annealed_langevin", "circle_of_points", "clock",
-    "clouds", "corrupted", "distribution", "gaussian_line", "hyperplane", "inverse_covariance",
+    "Slices", "Sphere", "SphereModes", "Spiral", "Surface", "Tango", "Trained", "annealed_langevin", "circle_of_points",
+    "clock", "clouds", "corrupted", "distribution", "gaussian_line", "hyperplane", "inverse_covariance",
     "log_uniform", "on_times", "random_points", "reverse_sde", "rows", "sliced_wasserstein", "times", "train",
-    "uniform_on",
 ]  # fmt: skip

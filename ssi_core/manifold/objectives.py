@@ -11,9 +11,11 @@ Every objective sees data x0, puts noise on it and asks the network for one of (
 | niso: Liu et al.             | grad log p(x)      | sigma^2 [F + Sigma^-1 (x - x0)]^2 | x + sigma^2 F |
 | tango: Liu et al.            | grad log p(x)      | that of iso, of P(x) [...]        | x + sigma^2 F, on it |
 
+The last three weigh by sigma w when rescaled, as their authors' code does.
+
 `rescaled` has the network answer w F, with 1/w what the optimal F grows like (Liu et al.: s = s^ / w): the deviation of
 the normal noise for scores; 1 for eps and cem, whose answers are bounded already, so that for these two it changes
-nothing. A new objective is one new class and one entry of `OBJECTIVES`.
+nothing. A new objective is one new class.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..process import Flow, Process
+from .checks import positive
+from .noise import normal_like
 from .surfaces import Surface
 
 Weight = Callable[[Tensor], Tensor]
@@ -78,7 +82,7 @@ class Objective(ABC):
 
     def corrupt(self, x0: Tensor, sigma: Tensor, generator: torch.Generator | None = None) -> Noised:
         """Noise the data [B, d] at levels sigma [B]."""
-        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+        noise = normal_like(x0, generator)
         return Noised(x0 + sigma[:, None] * noise, x0, noise, torch.zeros_like(x0), sigma)
 
     def residual(self, error: Tensor, noised: Noised) -> Tensor:
@@ -170,7 +174,7 @@ class Conditional(Objective):
 
 @dataclass(frozen=True)
 class Iso(Objective):
-    """The score under isotropic VE noise; the loss weighted by sigma^2."""
+    """The score under isotropic VE noise; the loss weighted by sigma^2, or by sigma w when rescaled."""
 
     name: ClassVar[str] = "iso"
     data_std: float = 1.0
@@ -178,8 +182,7 @@ class Iso(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.data_std > 0:
-            raise InputError(f"data_std {self.data_std}: must be positive")
+        positive(self.data_std, "data_std")
         if self.process.scale(1.0) != 1:
             raise InputError(f"objective {self.name}: is defined for the VE process, not {self.process.name!r}")
 
@@ -187,7 +190,7 @@ class Iso(Objective):
         return -noised.noise / noised.sigma[:, None]
 
     def weight(self, sigma: Tensor) -> Tensor:
-        return sigma**2
+        return sigma / self.size(sigma) if self.rescaled else sigma**2
 
     def size(self, sigma: Tensor) -> Tensor:
         return 1 / sigma
@@ -218,12 +221,10 @@ class Niso(_OnSurface):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.extra > 0:
-            raise InputError(f"extra {self.extra}: the deviation of the normal noise must be positive")
+        positive(self.extra, "extra (the deviation of the normal noise)")
 
     def corrupt(self, x0: Tensor, sigma: Tensor, generator: torch.Generator | None = None) -> Noised:
-        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-        free = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+        noise, free = normal_like(x0, generator), normal_like(x0, generator)
         extra = self.extra * self.surface.normal_at(x0, free)
         return Noised(x0 + sigma[:, None] * noise + extra, x0, noise, extra, sigma)
 
@@ -245,24 +246,58 @@ def inverse_covariance(surface: Surface, at: Tensor, v: Tensor, sigma: Tensor, e
     return (v - across) / variance + across / (variance + extra**2)
 
 
+PROBES = 64
+"""Points that a map onto the manifold is tried on."""
+NEAREST = 1e-3
+"""How far from the nearest point a map may lead, relative to the size of the points."""
+
+
 @dataclass(frozen=True)
 class Tango(_OnSurface):
     """Tango-DM: below `below` only the tangential part of the error counts, P(x) (F - grad log p(x | x0)).
 
     Above, the whole does. What F says across the manifold at small sigma is not trained, so that only samplers on the
-    manifold can use it there. P is taken at the nearest point of x, or at x0 where the surface is curved and finding
-    that costs a decomposition per point: `project` says how.
+    manifold can use it there. P is taken at the nearest point of x.
+
+    Raises:
+        InputError: a map `project` that does not lead to the nearest points of the manifold (with the distance).
     """
 
     name: ClassVar[str] = "tango"
     below: float = 0.5
     project: Callable[[Tensor], Tensor] | None = None
-    """A cheaper way to the nearest point than the surface's own."""
+    """A cheaper way to the nearest point than the surface's own, good for points with noise of up to `below`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self.below, "below (the level under which only the tangential part counts)")
+        if self.project is not None:
+            on = self.surface.probes(PROBES, torch.Generator().manual_seed(0))
+            x = on + self.below * normal_like(on, torch.Generator().manual_seed(1))
+            surface_map(self.project, self.surface, x, f"points with noise {self.below:g}, which `below` asks for")
 
     def residual(self, error: Tensor, noised: Noised) -> Tensor:
-        at = (self.project or self.surface.project)(noised.x)
-        across = self.surface.normal_at(at, error)
-        return torch.where(noised.sigma[:, None] < self.below, error - across, error)
+        low = noised.sigma < self.below
+        if not bool(low.any()):
+            return error
+        at = (self.project or self.surface.project)(noised.x[low])
+        across = torch.zeros_like(error)
+        across[low] = self.surface.normal_at(at, error[low])
+        return error - across
+
+    def size(self, sigma: Tensor) -> Tensor:
+        # Across the manifold, where the score is larger, nothing is asked of F below `below`.
+        return 1 / sigma.clamp_min(self.below)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Score, Eps, Conditional, Iso, Niso, Tango)}
+def surface_map(project: Callable[[Tensor], Tensor], surface: Surface, x: Tensor, near: str) -> None:
+    """Refuse a map that does not lead points x to the manifold's nearest ones.
+
+    Raises:
+        InputError: with the distance from the manifold, or from the nearest point.
+    """
+    found = project(x)
+    surface.require(found, f"project: what it gives for {near}")
+    away = float((found - surface.project(x)).norm(dim=1).max())
+    if not away <= NEAREST * max(1.0, float(found.norm(dim=1).max())):
+        raise InputError(f"project: gives points of {surface} that lie {away:.3g} from the nearest ones for {near}")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..process import VE, Process
-from .distributions import Distribution
+from .checks import whole_number
+from .distribution import Distribution
 
 
 def clouds(points: Tensor, count: int) -> Tensor:
@@ -23,7 +24,7 @@ def clouds(points: Tensor, count: int) -> Tensor:
     Raises:
         InputError: the rows do not divide into so many clouds.
     """
-    if points.ndim != 2 or count < 1 or len(points) % count:
+    if points.ndim != 2 or len(points) % whole_number(count, "clouds"):
         raise InputError(f"points: {len(points)} do not make {count} clouds of the same size")
     return points.reshape(count, -1, points.shape[1]).transpose(1, 2)
 

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..errors import Cancelled, DenoiserError, InputError
-from ..process import OU, VE, Process
+from ..process import OU, VE, VP, Process
+from .checks import positive, whole_number
+from .noise import normal_like
 from .surfaces import Surface
 
+LONGEST = 2.0
+"""Of a step of Eq. 23 as printed: beyond, even noise, whose score is the state itself, is more than doubled."""
 Told = Callable[[int, int, Tensor], bool | None]
 """(steps done, steps, state [B, d]) after every step; returning False stops with `Cancelled`."""
 
@@ -35,12 +39,13 @@ def reverse_sde(
 
     Args:
         denoise: D(x, sigma) in the solver's coordinate.
-        x: the process's own state at times[0], [B, d]; for OU unit noise, for VE times sigma.
+        x: the process's own state at times[0], [B, d]; for OU and VP unit noise, for VE times sigma.
         times: falling, in the process's t, ending in 0.
-        process: OU() (Eq. 14) or VE(), for which the drift h is 0 and t is sigma.
+        process: OU() (Eq. 14); VP(), which is OU in another time, ln(1 + sigma^2); or VE(), for which the drift h is 0
+            and t is sigma.
         generator: of the noise.
-        contracting: for OU, split dX = (X/2 - S) dt as -X/2 - (S - X), as the authors' code does for CEM: the linear
-            half is then an OU step, for which the noise variance 1 - e^-dt of Eq. 23 is exact. As printed, that
+        contracting: for OU and VP, split dX = (X/2 - S) dt as -X/2 - (S - X), as the authors' code does for CEM: the
+            linear half is then an OU step, for which the noise variance 1 - e^-dt of Eq. 23 is exact. As printed, that
             variance goes with e^(+dt/2), where e^dt - 1 would be exact; both are of first order in the step.
         told: told the state after every step; may stop.
 
@@ -48,7 +53,7 @@ def reverse_sde(
         The state at time 0, [B, d].
 
     Raises:
-        InputError: another process, or times that do not fall to 0.
+        InputError: another process, times that do not fall to 0, or, as printed, a step over `LONGEST`.
         DenoiserError: D gave NaN or Inf; says at which step.
         Cancelled: `told` returned False.
     """
@@ -56,30 +61,44 @@ def reverse_sde(
     levels = [float(t) for t in times]
     if len(levels) < 2 or levels[-1] != 0 or any(b >= a for a, b in pairwise(levels)):
         raise InputError("times: two or more, falling from T to 0, are wanted")
-    if not isinstance(process, OU | VE):
-        raise InputError(f"process {process.name!r}: reverse_sde knows 'ou' and 've'")
+    if not isinstance(process, OU | VP | VE):
+        raise InputError(f"process {process.name!r}: reverse_sde knows 'ou', 'vp' and 've'")
+    sigmas = [float(process.sigma(t)) for t in levels]
     steps = len(levels) - 1
-    for k, (a, b) in enumerate(pairwise(levels)):
-        sigma = float(process.sigma(a))
+    if not isinstance(process, VE) and not contracting:
+        _refuse_long_steps(sigmas, levels)
+    for k, (a, b) in enumerate(pairwise(sigmas)):
+        sigma = a
         s = process.scale(sigma)
         D = denoise(x / s, x.new_full((len(x),), sigma))
         score = (x - s * D) / (s * sigma) ** 2  # S of Eq. 39: 1 - e^-t is (s sigma)^2
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        noise = normal_like(x, generator)
         if isinstance(process, VE):
             gained = a**2 - b**2
             x = x - gained * score + math.sqrt(gained) * noise
         else:
-            dt = a - b
+            dt = math.log1p(a**2) - math.log1p(b**2)  # OU's own time
             spread = math.sqrt(-math.expm1(-dt))
             if contracting:
                 x = math.exp(-dt / 2) * (x - dt * (score - x)) + spread * noise
             else:
                 x = math.exp(dt / 2) * (x - dt * score) + spread * noise
         if not bool(x.isfinite().all()):
-            raise DenoiserError(f"the state is NaN or Inf after step {k + 1} of {steps}, t = {a:.3g}")
+            raise DenoiserError(f"the state is NaN or Inf after step {k + 1} of {steps}, t = {levels[k]:.3g}")
         if told is not None and told(k + 1, steps, x) is False:
             raise Cancelled(f"cancelled after step {k + 1} of {steps}")
     return x
+
+
+def _refuse_long_steps(sigmas: Sequence[float], levels: Sequence[float]) -> None:
+    for k, (a, b) in enumerate(pairwise(sigmas)):
+        dt = math.log1p(a**2) - math.log1p(b**2)
+        if dt > LONGEST:
+            raise InputError(
+                f"times: the step from {levels[k]:.3g} to {levels[k + 1]:.3g} is {dt:.3g} long in OU's time; the "
+                f"scheme of Eq. 23 multiplies noise by (1 - dt) e^(dt/2), more than doubling it beyond {LONGEST:g}. "
+                f"Use more steps, or contracting=True"
+            )
 
 
 def annealed_langevin(
@@ -127,12 +146,16 @@ def annealed_langevin(
     surface.require(x, "starting points")
     back = project or surface.project
     surface.require(back(x), "project: what it gives for points on the manifold")
+    whole_number(rounds, "rounds")
+    positive(rate, "rate")
+    if not largest > 0:
+        raise InputError(f"largest {largest}: the bound on a step must be positive")
     for k, sigma in enumerate(levels):
         h = min(rate * sigma**2, largest)
         for _ in range(rounds):
             D = denoise(x, x.new_full((len(x),), sigma))
             drift = (D - x) / sigma**2
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            noise = normal_like(x, generator)
             move = h * drift + math.sqrt(2 * h) * noise
             x = back(x + move - surface.normal_at(x, move))
             if not bool(x.isfinite().all()):

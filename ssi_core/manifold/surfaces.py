@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .checks import fits, whole_number
 
 ON = 1e-6
 """Distance up to which a point counts as on the manifold, relative to the size of the points."""
@@ -26,13 +27,34 @@ class Surface(ABC):
     ambient: int
     dimension: int
 
-    @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """The nearest point of each row of x [B, n]."""
+        """The nearest point of each row of x [B, n].
+
+        Raises:
+            InputError: rows of another length.
+        """
+        fits(x, self.ambient, f"points for {self}")
+        return self._nearest(x)
+
+    @abstractmethod
+    def _nearest(self, x: Tensor) -> Tensor:
+        """`project` of points that have been checked."""
 
     @abstractmethod
     def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
         """The part of v [B, n] that is normal to the manifold at its points y [B, n]: N(y) N(y)^T v."""
+
+    def uniform(self, count: int, generator: torch.Generator) -> Tensor:
+        """Uniform points of a compact manifold [count, n], float64: where annealing may begin.
+
+        Raises:
+            InputError: the manifold has no uniform distribution, or a count that makes no sense.
+        """
+        raise InputError(f"{self}: has no uniform distribution; begin annealing from points of your own")
+
+    def probes(self, count: int, generator: torch.Generator) -> Tensor:
+        """Some points of the manifold [count, n], float64, to try a map on."""
+        return self.project(torch.randn(count, self.ambient, generator=generator, dtype=torch.float64))
 
     def normal(self, x: Tensor, v: Tensor) -> Tensor:
         """The normal part of v at the nearest points of x."""
@@ -52,8 +74,9 @@ class Surface(ABC):
         Raises:
             InputError: with the largest distance and the row that has it.
         """
-        if x.ndim != 2 or x.shape[1] != self.ambient:
-            raise InputError(f"{what}: shape {tuple(x.shape)}; rows of {self.ambient} numbers are wanted")
+        fits(x, self.ambient, what)
+        if not len(x):
+            return
         away = self.distance(x)
         worst = int(away.argmax())
         size = max(1.0, float(x.norm(dim=1).max()))
@@ -73,10 +96,11 @@ class Plane(Surface):
     dimension: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.dimension < self.ambient:
+        whole_number(self.ambient, "plane: ambient dimension", 2)
+        if not 0 < whole_number(self.dimension, "plane: dimension", 0) < self.ambient:
             raise InputError(f"plane: dimension {self.dimension} in R^{self.ambient}; needs 0 < dimension < ambient")
 
-    def project(self, x: Tensor) -> Tensor:
+    def _nearest(self, x: Tensor) -> Tensor:
         return x - self.normal_at(x, x)
 
     def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
@@ -90,15 +114,18 @@ class Sphere(Surface):
     ambient: int = 3
 
     def __post_init__(self) -> None:
-        if self.ambient < 2:
-            raise InputError(f"sphere in R^{self.ambient}: needs 2 dimensions or more")
+        whole_number(self.ambient, "sphere: dimensions of the space around it", 2)
 
     @property
     def dimension(self) -> int:  # type: ignore[override]
         return self.ambient - 1
 
-    def project(self, x: Tensor) -> Tensor:
-        return x / x.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    def _nearest(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+    def uniform(self, count: int, generator: torch.Generator) -> Tensor:
+        x = torch.randn(whole_number(count, "points"), self.ambient, generator=generator, dtype=torch.float64)
+        return self.project(x)
 
     def normal_at(self, y: Tensor, v: Tensor) -> Tensor:
         return (v * y).sum(1, keepdim=True) * y
@@ -111,8 +138,7 @@ class Rotations(Surface):
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise InputError(f"SO({self.n}): needs n of 2 or more")
+        whole_number(self.n, "SO(n): n", 2)
 
     @property
     def ambient(self) -> int:  # type: ignore[override]
@@ -123,9 +149,19 @@ class Rotations(Surface):
         return self.n * (self.n - 1) // 2
 
     def matrices(self, x: Tensor) -> Tensor:
+        """Rows [B, n^2] as matrices [B, n, n]."""
+        fits(x, self.ambient, f"matrices of {self}")
         return x.reshape(-1, self.n, self.n)
 
-    def project(self, x: Tensor) -> Tensor:
+    def uniform(self, count: int, generator: torch.Generator) -> Tensor:
+        """Haar: the orthogonal factor of a Gaussian matrix, its signs fixed (Mezzadri 2007)."""
+        x = torch.randn(whole_number(count, "points"), self.ambient, generator=generator, dtype=torch.float64)
+        q, r = torch.linalg.qr(self.matrices(x))
+        q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
+        q = torch.cat([q[..., :-1], q[..., -1:] * torch.linalg.det(q)[:, None, None].sign()], dim=-1)
+        return q.flatten(1)
+
+    def _nearest(self, x: Tensor) -> Tensor:
         """The polar factor, the smallest singular direction turned where the determinant is negative (Kabsch 1976)."""
         u, _, vt = torch.linalg.svd(self.matrices(x))
         turned = torch.linalg.det(u @ vt).sign()
@@ -152,21 +188,3 @@ class Rotations(Surface):
 
     def __str__(self) -> str:
         return f"SO({self.n})"
-
-
-def uniform_on(surface: Surface, count: int, generator: torch.Generator) -> Tensor:
-    """Uniform points of a compact manifold [count, n], float64: where annealing begins.
-
-    Raises:
-        InputError: the manifold is a plane, which has no uniform distribution.
-    """
-    if isinstance(surface, Plane):
-        raise InputError("plane: has no uniform distribution; begin annealing from points of your own")
-    x = torch.randn(count, surface.ambient, generator=generator, dtype=torch.float64)
-    if isinstance(surface, Rotations):
-        # Haar: the orthogonal factor of a Gaussian matrix, its signs fixed (Mezzadri 2007).
-        q, r = torch.linalg.qr(surface.matrices(x))
-        q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
-        q = torch.cat([q[..., :-1], q[..., -1:] * torch.linalg.det(q)[:, None, None].sign()], dim=-1)
-        return q.flatten(1)
-    return surface.project(x)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Cancelled, InputError
+from ..precision import float64
 from ..process import VE, Process
+from .checks import positive, whole_number
 from .objectives import Noised, Objective
 from .points import by_rows
 from .surfaces import Surface
@@ -42,8 +44,8 @@ class MLP(nn.Module):
         self, dimension: int, width: int, depth: int, activation: Callable[[], nn.Module] = nn.Tanh, gain: bool = False
     ) -> None:
         super().__init__()
-        if min(dimension, width, depth) < 1:
-            raise InputError(f"network: dimension {dimension}, width {width}, depth {depth} must be 1 or more")
+        for value, what in ((dimension, "dimension"), (width, "width"), (depth, "depth")):
+            whole_number(value, f"network: {what}")
         widths = [dimension + 1] + [width] * depth
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -129,13 +131,14 @@ def train(
     """
     if data.ndim != 2 or not data.numel() or not bool(data.isfinite().all()):
         raise InputError(f"data: shape {tuple(data.shape)}; finite rows [N, d] are wanted")
-    if steps < 1 or batch < 1 or not rate > 0:
-        raise InputError(f"training: steps {steps}, batch {batch} and rate {rate} must be positive")
+    steps, batch = whole_number(steps, "training: steps"), whole_number(batch, "training: batch")
+    rate = positive(rate, "training: rate")
     surface: Surface | None = getattr(objective, "surface", None)
     if surface is not None:
         surface.require(data, "data")
-    own = next(network.parameters()).dtype
-    data = data.to(own)
+    first_weights = next(network.parameters())
+    own = first_weights.dtype
+    data = data.to(first_weights)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     best, kept, losses, since, stopped = math.inf, copy.deepcopy(network.state_dict()), [], 0.0, ""
@@ -144,7 +147,7 @@ def train(
         if decay:
             for group in optimiser.param_groups:
                 group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        sigma = draw(batch, generator)
+        sigma = draw(batch, generator).to(data.device)
         low, high = min(low, float(sigma.min())), max(high, float(sigma.max()))
         picked = data[torch.randint(len(data), (batch,), generator=generator)]
         noised = objective.corrupt(picked, sigma.to(own), generator)
@@ -190,8 +193,14 @@ def on_times(times: Tensor, process: Process) -> Draw:
 
     Args:
         times: [K], positive ones are used, each as likely.
+
+    Raises:
+        InputError: none is positive and finite.
     """
-    known = process.sigma(times[times > 0])
+    given = float64(times)
+    known = process.sigma(given[given > 0])
+    if not len(known) or not bool(known.isfinite().all()):
+        raise InputError(f"times: {tuple(given.shape)} of them, none positive, or not finite")
     return lambda count, generator: known[torch.randint(len(known), (count,), generator=generator)]
 
 

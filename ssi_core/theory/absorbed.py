@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +13,6 @@ from ..process import OU
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
-
-if TYPE_CHECKING:
-    pass
 
 STEPS = (200, 1000)
 SCHEMES = {"Eq. 23 as printed": False, "the authors' code": True}
@@ -53,16 +49,22 @@ def five_points(lab: Lab) -> Outcome:
         grid = times("exponential", steps)
         shares = {}
         # Five times the samples besides, for which a bias of the scheme no longer hides in chance.
-        for many, offset in ((count, 0), (5 * count, 10)):
+        for many, purpose in ((count, "samples"), (5 * count, "five times the samples")):
             lab.tell(f"{name}, K = {steps}, {many:,} samples", i, len(runs))
-            start = torch.randn(many, 2, generator=lab.generator(offset), dtype=torch.float64)
+            start = torch.randn(many, 2, generator=lab.generator(f"start of {purpose}"), dtype=torch.float64)
             shown = many == count and steps == STEPS[-1] and not SCHEMES[name]
             kept += [(float(grid[0]), start)] if shown else []
 
             told = _recorder(kept, grid) if shown else None
 
             end = reverse_sde(
-                denoise, start, grid, OU(), generator=lab.generator(offset + 1), contracting=SCHEMES[name], told=told
+                denoise,
+                start,
+                grid,
+                OU(),
+                generator=lab.generator(f"noise of {purpose}"),
+                contracting=SCHEMES[name],
+                told=told,
             )
             nearest = torch.cdist(end, points).argmin(1)
             shares[many] = torch.bincount(nearest, minlength=5).double() / many

@@ -22,7 +22,7 @@ from ..process import OU
 from ..report.figures import new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
-from .seeds import mean_and_spread, trained
+from .seeds import mean_and_spread, said, trained
 
 STEPS, BATCH, WIDTH = 2000, 256, 256
 SAMPLES = 1500
@@ -104,11 +104,11 @@ class Classifier(nn.Module):
         return found
 
 
-def trained_classifier(x: Tensor, labels: Tensor, steps: int, seed: int) -> Classifier:
-    torch.manual_seed(seed)
+def trained_classifier(x: Tensor, labels: Tensor, steps: int, lab: Lab) -> Classifier:
+    torch.manual_seed(lab.seed_of("first weights of the classifier"))
     network = Classifier(x.shape[1])
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
-    generator = torch.Generator().manual_seed(seed)
+    generator = lab.generator("batches and noise of the classifier")
     for _ in range(steps):
         batch = torch.randint(len(x), (128,), generator=generator)
         noisy = x[batch] + 0.1 * torch.randn(128, x.shape[1], generator=generator)  # samples are not quite clean either
@@ -126,10 +126,10 @@ def trained_classifier(x: Tensor, labels: Tensor, steps: int, seed: int) -> Clas
 )  # fmt: skip
 def digits(lab: Lab) -> Outcome:
     data = sklearn_digits() if lab.mnist is None else mnist_digits(lab.mnist)
-    order = torch.randperm(len(data.pictures), generator=lab.generator())
+    order = torch.randperm(len(data.pictures), generator=lab.generator("split"))
     cut = len(order) * 7 // 10
     fit, held = data.pictures[order[:cut]], data.pictures[order[cut:]]
-    classifier = trained_classifier(fit, data.labels[order[:cut]], lab.count(1000, 20), lab.seed)
+    classifier = trained_classifier(fit, data.labels[order[:cut]], lab.count(1000, 20), lab)
     with torch.no_grad():
         right = float((classifier(held).argmax(1) == data.labels[order[cut:]]).double().mean())
     spaces = {"features": classifier.features, "pixels": nn.Identity()}
@@ -143,17 +143,18 @@ def digits(lab: Lab) -> Outcome:
     found: dict[str, list[list[float]]] = {name: [] for name in methods}
     count = lab.count(SAMPLES, 60)
     for name, objective in methods.items():
-        for seed in range(lab.seeds):
+        for k in range(lab.repeats):
             model = trained(
-                lab, seed, f"{name}, seed {seed}: training", fit, objective,
+                lab, k, f"{name}, repeat {k + 1}: training", fit, objective,
                 lambda: MLP(fit.shape[1], WIDTH, 3, nn.SiLU), on_times(times("linear", 1000), OU()), steps=STEPS,
                 batch=BATCH, decay=True,
             )  # fmt: skip
-            start = torch.randn(count, fit.shape[1], generator=lab.generator(30 + seed))
-            x = reverse_sde(model, start, times("exponential", 200), OU(), generator=lab.generator(40 + seed),
-                            told=lab.watch(f"{name}, seed {seed}: sampling"))  # fmt: skip
+            generator = lab.generator("start and noise of sampling", k)
+            start = torch.randn(count, fit.shape[1], generator=generator)
+            x = reverse_sde(model, start, times("exponential", 200), OU(), generator=generator,
+                            told=lab.watch(f"{name}, repeat {k + 1}: sampling"))  # fmt: skip
             found[name].append(distances(x))
-            if seed == 0:
+            if k == 0:
                 shown.append((name, x))
     rows = [[name, *(cell for k in range(len(spaces)) for cell in mean_and_spread([v[k] for v in values]))]
             for name, values in found.items()]  # fmt: skip
@@ -162,9 +163,9 @@ def digits(lab: Lab) -> Outcome:
     table = Table(
         f"Frechet distance to {len(held):,} held-out digits ({data.name})",
         ["model", "features", "+-", "pixels", "+-"], rows,
-        [f"{count:,} samples, {lab.seeds} seeds. Features: {FEATURES} of a classifier trained here ({right:.1%} right "
-         "on held-out digits). These are no FID figures and compare with none; the paper's FIDs on MNIST are 56.55 "
-         "(CEM) and 63.64 (DDPM).",
+        [f"{count:,} samples, {lab.repeats} repeats. Features: {FEATURES} of a classifier trained here ({right:.1%} "
+         "right on held-out digits). These are no FID figures and compare with none; the paper's FIDs on MNIST are "
+         "56.55 (CEM) and 63.64 (DDPM).",
          f"Network 3x{WIDTH} SiLU without convolutions, {lab.count(STEPS, 20):,} steps; exponential schedule, 200 "
          "steps."],
     )  # fmt: skip
@@ -177,8 +178,8 @@ def digits(lab: Lab) -> Outcome:
         panel.imshow(sheet, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         panel.set_title(name)
         panel.set_axis_off()
-    said = [f"{name} {sum(v[0] for v in values) / lab.seeds:.3f}" for name, values in found.items()]
+    features = [f"{name} {said([v[0] for v in values])}" for name, values in found.items()]
     return Outcome(
-        [Finding(f"Frechet distance in classifier features, {data.name}", "reported", ", ".join(said), None)],
+        [Finding(f"Frechet distance in classifier features, {data.name}", "reported", ", ".join(features), None)],
         [table], {"samples": figure},
     )  # fmt: skip

@@ -5,6 +5,7 @@ A new experiment is one function decorated with `@experiment`, in a module that 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,22 @@ class Lab:
         return max(least, round(full * self.scale))
 
     @property
-    def seeds(self) -> int:
-        """How many seeds a mean is over: three, or one where a run is only to be tried out."""
+    def repeats(self) -> int:
+        """How many repeats a mean is over: three, or one where a run is only to be tried out."""
         return 3 if self.scale >= 0.1 else 1
 
-    def generator(self, offset: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + offset)
+    def seed_of(self, purpose: str, repeat: int = 0) -> int:
+        """The seed of one random stream: hashed, so that no purpose, repeat or `seed` shares numbers with another.
+
+        All randomness of an experiment comes from here. Methods that are compared share their streams within a repeat
+        on purpose (same data, same first weights, same noise): what differs is then the method. 32 bits, since torch's
+        generator on the CPU looks at no more.
+        """
+        text = f"{self.seed}/{purpose}/{repeat}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def generator(self, purpose: str, repeat: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed_of(purpose, repeat))
 
     def tell(self, part: str, done: int, of: int) -> None:
         if self.task is not None:

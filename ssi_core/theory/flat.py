@@ -24,7 +24,7 @@ from ..process import VE
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from .experiment import Finding, Lab, Outcome, experiment
-from .seeds import spread, trained
+from .seeds import RULE, below, said, spread, trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,19 +44,19 @@ METHODS: dict[str, Make] = {
 }
 
 
-def fitted(known: Distribution, make: Make, rescaled: bool, lab: Lab, part: str, seed: int) -> Trained:
+def fitted(known: Distribution, make: Make, rescaled: bool, lab: Lab, part: str, repeat: int) -> Trained:
     assert known.surface is not None
-    data = known.sample(lab.count(100_000, 2000), lab.generator(seed))
+    data = known.sample(lab.count(100_000, 2000), lab.generator("data", repeat))
     return trained(
-        lab, seed, part, data, make(known.surface, rescaled), lambda: MLP(known.dimension, 64, 3, nn.SiLU, gain=True),
+        lab, repeat, part, data, make(known.surface, rescaled), lambda: MLP(known.dimension, 64, 3, nn.SiLU, gain=True),
         log_uniform(*SIGMAS), steps=STEPS, batch=BATCH, rate=RATE, decay=True,
     )  # fmt: skip
 
 
 def tangential_errors(model: Trained, known: Distribution, levels: Tensor, heights: Tensor, lab: Lab) -> Tensor:
     """Root mean square of |P (s_theta - s)| over the noised data's x and y, at heights z, [levels, heights]."""
-    x0 = known.sample(lab.count(1000, 50), lab.generator(900))
-    n = torch.randn(x0.shape, generator=lab.generator(901), dtype=torch.float64)
+    x0 = known.sample(lab.count(1000, 50), lab.generator("data of the errors"))
+    n = torch.randn(x0.shape, generator=lab.generator("noise of the errors"), dtype=torch.float64)
     rows = []
     for sigma in levels.tolist():
         x = x0 + sigma * n
@@ -90,10 +90,10 @@ def hyperplane(lab: Lab) -> Outcome:
         for c, (method, make) in enumerate(METHODS.items()):
             name = method + ("+res" if rescaled else "")
             found = []
-            for seed in range(lab.seeds):
-                model = fitted(known, make, rescaled, lab, f"{name}, seed {seed}: training", seed)
+            for k in range(lab.repeats):
+                model = fitted(known, make, rescaled, lab, f"{name}, repeat {k + 1}: training", k)
                 found.append(tangential_errors(model, known, levels, heights, lab))
-            errors = torch.stack(found)  # [seeds, levels, heights]
+            errors = torch.stack(found)  # [repeats, levels, heights]
             on = errors[..., len(heights) // 2]
             curves[name] = on
             near = on[:, levels <= NEAR].mean(1)
@@ -113,22 +113,23 @@ def hyperplane(lab: Lab) -> Outcome:
         "Error of the tangential part of the learned score, on the plane",
         ["training", f"mean for sigma <= {NEAR:g}", "+-", "sigma 0.01", "sigma 0.1", "sigma 1"], rows,
         [f"Root mean square over noised data, z = 0. Network 3x64 SiLU with a learned gain, {lab.count(STEPS, 20):,} "
-         f"steps, {lab.seeds} seeds; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; extra normal noise {EXTRA:g}. The "
+         f"steps, {lab.repeats} repeats; sigma from {SIGMAS[0]:g} to {SIGMAS[1]:g}; extra normal noise {EXTRA:g}. The "
          f"exact tangential score is of size {_size(known, lab):.1f} at sigma {SIGMAS[0]:g}."],
     )  # fmt: skip
-    close = {name: float(on[:, levels <= NEAR].mean()) for name, on in curves.items()}
+    close = {name: on[:, levels <= NEAR].mean(1).tolist() for name, on in curves.items()}
     findings = []
     for suffix in ("", "+res"):
         iso, niso, tango = (close[name + suffix] for name in METHODS)
         findings.append(Finding(
-            f"tangential error near t = 0{', rescaled' if suffix else ''}", "Niso and Tango below Iso",
-            f"Iso {iso:.2f}, Niso {niso:.2f}, Tango {tango:.2f}", max(niso, tango) < iso))  # fmt: skip
+            f"tangential error near t = 0{', rescaled' if suffix else ''}", f"Niso and Tango below Iso, {RULE}",
+            f"Iso {said(iso, '.2f')}, Niso {said(niso, '.2f')}, Tango {said(tango, '.2f')}",
+            below(niso, iso) and below(tango, iso)))  # fmt: skip
     return Outcome(findings, [table], {"errors": figure, "on-the-plane": _lines(levels, curves)})
 
 
 def _size(known: Distribution, lab: Lab) -> float:
     """Mean length of the exact tangential score on the data at the smallest level."""
-    x = known.sample(2000, lab.generator(3))
+    x = known.sample(2000, lab.generator("data of the size"))
     return float(known.score(x, x.new_full((len(x),), SIGMAS[0]))[:, :2].norm(dim=1).mean())
 
 

@@ -1,117 +1,50 @@
-"""Learned drifts in the plane: what a small network makes of a bounded and of two unbounded targets."""
+"""A line and a spiral: what a small network makes of a bounded and of two unbounded targets."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..manifold import (
-    MLP,
-    Conditional,
-    Distribution,
-    Eps,
-    Objective,
-    Score,
-    Trained,
-    distribution,
-    on_times,
-    reverse_sde,
-    times,
-)
-from ..process import OU
+from ..manifold import Trained, distribution, times
 from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
+from .drifts import STEPS, Size, methods, runs, scatter
 from .experiment import Finding, Lab, Outcome, experiment
-from .seeds import mean, mean_and_spread, trained
+from .seeds import RULE, lowest, mean, mean_and_spread, ordered, said
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-STEPS = 200
-"""K of Lu, Wang, Bal 2023, section 4."""
-POOL = 200_000
-
-
-@dataclass(frozen=True)
-class Size:
-    """A network and its training; the paper's is 10^6 samples a pass, batches of 10^4."""
-
-    width: int
-    depth: int
-    steps: int
-    batch: int
-
-
-def methods() -> dict[str, Objective]:
-    return {"CEM": Conditional(OU()), "DDPM": Eps(OU()), "SGM": Score(OU())}
-
-
-def fitted(known: Distribution, objective: Objective, size: Size, lab: Lab, part: str, seed: int = 0) -> Trained:
-    """A network trained as the paper's: levels from the linear grid t = 10 k / K, whatever sampling uses later."""
-    data = known.sample(lab.count(POOL, 2000), lab.generator(seed))
-    return trained(
-        lab, seed, part, data, objective, lambda: MLP(known.dimension, size.width, size.depth),
-        on_times(times("linear", STEPS), OU()), steps=size.steps, batch=size.batch,
-    )  # fmt: skip
-
-
-def runs(
-    known: Distribution, objective: Objective, size: Size, lab: Lab, name: str
-) -> Iterator[tuple[int, Trained, Tensor]]:
-    """(seed, model, samples) of every seed of the lab's."""
-    for seed in range(lab.seeds):
-        model = fitted(known, objective, size, lab, f"{name}, seed {seed}: training", seed)
-        yield seed, model, sampled(model, lab, f"{name}, seed {seed}: sampling", seed=seed)
-
-
-def sampled(model: Trained, lab: Lab, part: str, grid: Tensor | None = None, seed: int = 0) -> Tensor:
-    """10,000 samples by the reverse SDE, [N, d]."""
-    count = lab.count(10_000, 500)
-    start = torch.randn(count, model.dimension, generator=lab.generator(500 + seed), dtype=torch.float64)
-    grid = times("exponential", STEPS) if grid is None else grid
-    return reverse_sde(model, start, grid, OU(), generator=lab.generator(600 + seed), told=lab.watch(part))
-
-
-def scatter(panel: Axes, x: Tensor, title: str, limit: float) -> None:
-    panel.plot(x[:4000, 0], x[:4000, 1], ".", ms=1.2, color=COLOURS[0], alpha=0.6)
-    panel.set_xlim(-limit, limit)
-    panel.set_ylim(-limit, limit)
-    panel.set_aspect("equal")
-    panel.set_title(title, fontsize=10)
 
 
 def compared(
     name: str, size: Size, lab: Lab, limit: float
 ) -> tuple[Table, Figure, dict[str, list[float]], list[Trained]]:
-    """CEM, DDPM and SGM on one distribution: (table, samples side by side, mean distances, the first seed's models)."""
+    """CEM, DDPM and SGM on one distribution: (table, samples, mean distances, the first repeat's models)."""
     known = distribution(name)
     figure = new_figure(13, 3.6)
     panels = figure.subplots(1, 4)
     rows, away, kept = [], {}, []
     for i, (method, objective) in enumerate(methods().items()):
         distances, spreads = [], []
-        for seed, model, x in runs(known, objective, size, lab, method):
+        for repeat, model, x in runs(known, objective, size, lab, method):
             d = known.distance(x)
             distances.append(float(d.mean()))
             spreads.append(float(d.square().mean().sqrt()))
-            if seed == 0:
+            if repeat == 0:
                 kept.append(model)
                 scatter(panels[i], x, f"{method}: mean distance {distances[0]:.3f}", limit)
         away[method] = distances
         rows.append([method, *mean_and_spread(distances), *mean_and_spread(spreads),
                      f"{sum(distances) / sum(away['CEM']):.1f}x", kept[-1].stopped or "ran through"])  # fmt: skip
-    scatter(panels[3], known.sample(4000, lab.generator(900)), "the data", limit)
+    scatter(panels[3], known.sample(4000, lab.generator("the data, to be shown")), "the data", limit)
     table = Table(
         f"{known.about}: distance of {lab.count(10_000, 500):,} samples to it",
         ["objective", "mean distance", "+-", "root mean square", "+-", "mean distance / CEM's", "training"], rows,
         [f"Network {size.depth}x{size.width} tanh, {lab.count(size.steps, 20):,} steps of Adam at 1e-3 on batches of "
-         f"{size.batch:,}; {lab.seeds} seeds, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by "
+         f"{size.batch:,}; {lab.repeats} repeats, mean and standard deviation. Trained on t = 10 k/{STEPS}, sampled by "
          f"Eq. 23/39 on the exponential schedule, K = {STEPS}, t_1 = 1e-4. The last step's noise alone is 0.01 a "
          "coordinate."],
     )  # fmt: skip
@@ -126,10 +59,10 @@ def line(lab: Lab) -> Outcome:
     size = Size(16, 2, 4000, 1000)
     table, samples, away, models = compared("line", size, lab, 3.5)
     second, point, average, blown = error_curves(models, lab)
-    cem, ddpm, sgm = (mean(away[name]) for name in ("CEM", "DDPM", "SGM"))
+    order = [away[name] for name in ("CEM", "DDPM", "SGM")]
     return Outcome(
-        [Finding("off-line spread", "CEM < DDPM < SGM", f"{cem:.4f} < {ddpm:.4f} < {sgm:.4f}" if cem < ddpm < sgm
-                 else f"CEM {cem:.4f}, DDPM {ddpm:.4f}, SGM {sgm:.4f}", cem < ddpm < sgm), *blown],
+        [Finding("off-line spread", f"CEM < DDPM < SGM, {RULE}", ", ".join(said(values, ".4f") for values in order),
+                 ordered(*order)), *blown],
         [table, second], {"samples": samples, "error-at-a-point": point, "mean-error": average},
     )  # fmt: skip
 
@@ -149,8 +82,8 @@ def error_curves(models: list[Trained], lab: Lab) -> tuple[Table, Figure, Figure
     levels = times("exponential", STEPS)[:-1]
     known = distribution("line")
     fixed = torch.tensor([[1.0, -0.1]], dtype=torch.float64)
-    x0 = known.sample(lab.count(4000, 100), lab.generator(700))
-    n = torch.randn(x0.shape, generator=lab.generator(701), dtype=torch.float64)
+    x0 = known.sample(lab.count(4000, 100), lab.generator("data of the error curves"))
+    n = torch.randn(x0.shape, generator=lab.generator("noise of the error curves"), dtype=torch.float64)
     figures = [new_figure(10, 3.8) for _ in range(2)]
     panels = [figure.subplots(1, 2) for figure in figures]
     rows, findings = [], []
@@ -192,7 +125,7 @@ def error_curves(models: list[Trained], lab: Lab) -> tuple[Table, Figure, Figure
         "Errors of the second component (Figures 2 and 3)",
         ["answer", "at (1, -0.1), t = 1e-4", "the same, t = 1", "mean square, t = 1e-4", "the same, t = 1",
          "mean square, t < 1e-3 over t about 1"],
-        rows, ["Against Eq. 62. First seed."],
+        rows, ["Against Eq. 62. First repeat."],
     )  # fmt: skip
     return table, figures[0], figures[1], findings
 
@@ -206,8 +139,8 @@ def spiral(lab: Lab) -> Outcome:
     table, samples, away, _ = compared("spiral", size, lab, 15)
     cem, ddpm, sgm = (mean(away[name]) for name in ("CEM", "DDPM", "SGM"))
     return Outcome(
-        [Finding("mean distance to the curve", "CEM smallest",
-                 f"CEM {cem:.3f}, DDPM {ddpm:.3f} ({ddpm / cem:.1f} times), SGM {sgm:.3f} ({sgm / cem:.1f} times)",
-                 cem < min(ddpm, sgm))],
+        [Finding("mean distance to the curve", f"CEM smallest, {RULE}",
+                 f"CEM {said(away['CEM'])}, DDPM {said(away['DDPM'])} ({ddpm / cem:.1f} times), "
+                 f"SGM {said(away['SGM'])} ({sgm / cem:.1f} times)", lowest("CEM", away))],
         [table], {"samples": samples},
     )  # fmt: skip

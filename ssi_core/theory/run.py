@@ -2,6 +2,8 @@
 
 A folder an experiment: `outcome.json` (what it found and what it was run with), `tables.md`, `tables.csv`, `*.png`.
 `outcome.json` is written last, so that it says that the folder is whole; `all` passes over what is whole already.
+Beside them lie the page, and all findings as one table: `findings.md`, and `findings.csv`, of which docs/theory.csv is
+one.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from .experiment import Experiment, Finding, Lab, find_experiment
 
 OUTCOME = "outcome.json"
 PAGE = "report.html"
+FINDINGS = "findings"
+FULL = 1.0
+"""The scale from which requirements are judged; a smaller run is only to be tried out."""
 LARGEST_SCALE = 1000.0
 
 
@@ -65,16 +70,15 @@ def run_experiment(name: str, folder: Path, lab: Lab) -> Written:
     began, spent = time.monotonic(), time.process_time()
     found = chosen.run(lab)
     facts = {
-        **_asked(lab), "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(time.process_time() - spent, 1), "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **_asked(lab), **_made_with(), "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - spent, 1),
     }  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / OUTCOME).unlink(missing_ok=True)  # not whole while it is being replaced
         for title, figure in found.figures.items():
             save_plot(figure, folder / f"{title}.png")
-        judged = _judged(found.findings)
+        judged = _judged(found.findings, lab.scale)
         write_text(folder / "tables.md", "\n".join(map(markdown, [judged, *found.tables])))
         write_text(folder / "tables.csv", as_csv([judged, *found.tables]))
         document = {
@@ -89,11 +93,12 @@ def run_experiment(name: str, folder: Path, lab: Lab) -> Written:
 
 
 def run_all(out: Path, lab: Lab, names: Sequence[str] = ()) -> list[Written]:
-    """Run experiments that `out` does not hold yet (with this version, seed and scale), each in a folder of its own.
+    """Run experiments that `out` does not hold yet, as this version would make them, each in a folder of its own.
 
     Raises:
-        InputError: as `run_experiment`.
+        InputError: as `run_experiment`, and where `out` holds results of another seed or scale.
     """
+    refuse_others(out, lab)
     done = []
     for name in names or list(EXPERIMENTS):
         folder = out / name
@@ -101,6 +106,25 @@ def run_all(out: Path, lab: Lab, names: Sequence[str] = ()) -> list[Written]:
         done.append(there if there is not None else run_experiment(name, folder, lab))
         write_page(out, whole(out, lab))  # after each one: a long run that is stopped leaves a page of what it has
     return done
+
+
+def refuse_others(out: Path, lab: Lab) -> None:
+    """Refuse a folder with results of another seed, scale or data, which one page must not mix.
+
+    Raises:
+        InputError: says which experiment, and what differs.
+    """
+    for name in EXPERIMENTS:
+        try:
+            there = read_outcome(out / name).facts
+        except InputError:
+            continue
+        for what, asked in _asked(lab).items():
+            if there.get(what) != asked:
+                raise InputError(
+                    f"output {out}: holds {name} with {what} {there.get(what)!r}, and {asked!r} is asked for; give "
+                    f"another folder, or delete that one"
+                )
 
 
 def whole(out: Path, lab: Lab) -> list[Written]:
@@ -133,26 +157,62 @@ def write_page(out: Path, experiments: Sequence[Written]) -> Path:
     Raises:
         InputError: it cannot be written.
     """
-    sections = [(written, _judged(written.findings), inlined(written.figures)) for written in experiments]
+    sections = [
+        (
+            written, _judged(written.findings, written.facts["scale"]), inlined(written.figures),
+            [f.what for f in written.findings if verdict(f, written.facts["scale"]) == MISSED],
+        )
+        for written in experiments
+    ]  # fmt: skip
     text = render("ssi_core.theory", "theory.html.jinja", sections=sections, version=__version__)
     try:
         write_text(out / PAGE, text)
+        findings = summary(experiments)
+        write_text(out / f"{FINDINGS}.md", markdown(findings))
+        write_text(out / f"{FINDINGS}.csv", as_csv([findings]))
     except OSError as error:
         raise InputError(f"output {out}: cannot be written ({error.strerror})") from error
     return out / PAGE
 
 
-def verdict(finding: Finding) -> str:
-    return "reported" if finding.met is None else "met" if finding.met else "MISSED"
+MET, MISSED, REPORTED, SMALL = "met", "MISSED", "reported", "too small to judge"
 
 
-def _judged(findings: Sequence[Finding]) -> Table:
-    rows = [[f.what, f.required, f.measured, verdict(f)] for f in findings]
+def verdict(finding: Finding, scale: float) -> str:
+    """What a finding at that scale says of its requirement, which is one of a run at full scale."""
+    if finding.met is None:
+        return REPORTED
+    if scale < FULL:
+        return SMALL
+    return MET if finding.met else MISSED
+
+
+def summary(experiments: Sequence[Written]) -> Table:
+    """All findings in one table, with the processor time of each experiment."""
+    rows = [
+        [
+            f"{one.experiment.name}: {f.what}", f.required, f.measured, verdict(f, one.facts["scale"]),
+            f"{one.facts['cpu_seconds']:.0f}" if k == 0 else "",
+        ]
+        for one in experiments
+        for k, f in enumerate(one.findings)
+    ]  # fmt: skip
+    return Table("Findings", ["experiment", "required", "measured", "verdict", "s"], rows)
+
+
+def _judged(findings: Sequence[Finding], scale: float) -> Table:
+    rows = [[f.what, f.required, f.measured, verdict(f, scale)] for f in findings]
     return Table("Required and measured", ["what", "required", "measured", "verdict"], rows)
 
 
 def _asked(lab: Lab) -> dict[str, Any]:
-    return {"seed": lab.seed, "scale": lab.scale, "mnist": str(lab.mnist or ""), "version": __version__}
+    """What the user chose: results of different choices never share a folder."""
+    return {"seed": lab.seed, "scale": lab.scale, "mnist": "" if lab.mnist is None else str(lab.mnist.resolve())}
+
+
+def _made_with() -> dict[str, Any]:
+    """What else the last digits depend on: results made with something else are made again."""
+    return {"version": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def _whole(folder: Path, lab: Lab) -> Written | None:
@@ -161,5 +221,5 @@ def _whole(folder: Path, lab: Lab) -> Written | None:
         found = read_outcome(folder)
     except InputError:
         return None
-    same = all(found.facts.get(name) == value for name, value in _asked(lab).items())
+    same = all(found.facts.get(name) == value for name, value in {**_asked(lab), **_made_with()}.items())
     return found if same and all(path.is_file() for path in found.figures) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,13 +13,13 @@ from ..report.figures import COLOURS, new_figure
 from ..report.tables import Table
 from ..schedule import karras_sigmas
 from .experiment import Finding, Lab, Outcome, experiment
-
-if TYPE_CHECKING:
-    pass
+from .seeds import log_slope
 
 TARGETS = ("eight-points", "line")
 FITTED = (0.002, 0.1)
 """Range of sigma in which the slope is fitted."""
+NEAREST = 2e-4
+"""A sigma at which D is the nearest point of the data, to a part in ten thousand of the steps off it."""
 PLATEAU = 0.02
 """How much sigma |score| may still change, relative, over the last factor of two in sigma."""
 
@@ -38,12 +37,6 @@ def along_trajectories(known: Distribution, count: int, generator: torch.Generat
     return grid[:-1], torch.stack(values)
 
 
-def log_slope(x: Tensor, y: Tensor) -> float:
-    """Slope of a straight line through ln y against ln x."""
-    a, b = x.log() - x.log().mean(), y.log() - y.log().mean()
-    return float((a * b).sum() / (a * a).sum())
-
-
 @experiment(
     "singularity", "sigma |score| along trajectories",
     "SSI-DM Theorems 3 and 5 and Figure 4; Lu, Wang, Bal 2023, Theorem 3.5",
@@ -56,7 +49,7 @@ def singularity(lab: Lab) -> Outcome:
     for i, (panel, name) in enumerate(zip(figure.subplots(1, 2), TARGETS, strict=True)):
         lab.tell(name, i, len(TARGETS))
         known = distribution(name)
-        sigmas, values = along_trajectories(known, count, lab.generator(i))
+        sigmas, values = along_trajectories(known, count, lab.generator("start of trajectories", i))
         mean = values.mean(1)
         low, high = values.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
         panel.plot(sigmas, mean, color=COLOURS[i], label="mean")
@@ -102,9 +95,9 @@ def fixed_points(lab: Lab) -> tuple[Table, Finding]:
         lab.tell(f"fixed points: {name}", i, len(names))
         known = distribution(name)
         # A little off points of the data, so that the nearest one is unique (H1) and is that of the same branch.
-        on = known.sample(64, lab.generator(100 + i))
-        x = on + 0.02 * torch.randn(on.shape, generator=lab.generator(200 + i), dtype=torch.float64)
-        gap = x - known.denoise(x, x.new_full((len(x),), 1e-6))  # at such a sigma D is the nearest point of the data
+        on = known.sample(64, lab.generator("points on the data", i))
+        x = on + 0.02 * torch.randn(on.shape, generator=lab.generator("steps off the data", i), dtype=torch.float64)
+        gap = x - known.denoise(x, x.new_full((len(x),), NEAREST))
         kept = gap.norm(dim=1) > 0.01
         cells = []
         for t in levels:

@@ -31,8 +31,8 @@ def noise_across(name: str, skip: float, lab: Lab) -> tuple[float, float, bool]:
     Where the data does not vary: along the last axis for flat manifolds; for points, within the noises of one point.
     """
     known = distribution(name)
-    points = known.sample(2 * lab.count(POINTS, 64), lab.generator(7))
-    found = invert(Exact(known), clouds(points, 2), karras_sigmas(60), skip=skip, seed=lab.seed)
+    points = known.sample(2 * lab.count(POINTS, 64), lab.generator("points"))
+    found = invert(Exact(known), clouds(points, 2), karras_sigmas(60), skip=skip, seed=lab.seed_of("noise"))
     noise = found.noise.transpose(1, 2).flatten(0, 1)
     across = noise[:, -1] if known.surface is not None else noise[(points - points[0]).norm(dim=1) < 1e-6]
     return float(across.std(0).max()), float(noise.std()), gaussianity(found.noise).verdict
@@ -83,12 +83,12 @@ def price(lab: Lab) -> tuple[Table, Figure, list[Finding]]:
     panels = figure.subplots(1, 2)
     for i, s in enumerate(SCALES):
         known = Mixture(torch.zeros(1, 2), [1.0, s**2])
-        x0 = clouds(known.sample(16 * lab.count(POINTS, 64), lab.generator(50 + i)), 16)
+        x0 = clouds(known.sample(16 * lab.count(POINTS, 64), lab.generator("points of the price", i)), 16)
         denoise = Exact(known)
         ours: dict[str, list[float]] = {"cosine": [], "mse": []}
         for k, skip in enumerate(SKIPS):
             lab.tell(f"price: s = {s:g}", i * len(SKIPS) + k, len(SCALES) * len(SKIPS))
-            one, two = (invert(denoise, x0, sigmas, skip=skip, seed=lab.seed + seed) for seed in (0, 1000))
+            one, two = (invert(denoise, x0, sigmas, skip=skip, seed=lab.seed_of("noise", j)) for j in range(2))
             rho = s**2 / (s**2 + skip**2)
             alike = float(cosine(one.noise[:, 1], two.noise[:, 1]).mean())
             full = _error(reconstruct(denoise, one.noise, sigmas), x0)
