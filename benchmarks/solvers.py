@@ -17,6 +17,7 @@ from ssi_core import DEFAULT_SKIP, DEFAULT_SOLVER, demo_denoiser
 from ssi_core.demo.measure import Laboratory, RoundTrip, Setting
 from ssi_core.demo.photos import held_out_photos
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.injection import DEFAULT_INJECTION
 
 TIMES_FLOOR = {"chan": 1.15, "ks": 1.15, "hori": 1.03, "vert": 1.03, "block_spread": 1.1}
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--solvers", nargs="*", default=["euler", "heun", "ab2", "ab2-log", "dpmpp-2m"])
     parser.add_argument("--steps", type=int, nargs="*", default=[8, 10, 12, 15, 20, 40])
     parser.add_argument("--skips", type=float, nargs="*", default=[0.0, 0.03, 0.05, 0.07, 0.1, 0.14])
+    parser.add_argument("--injections", nargs="*", default=[DEFAULT_INJECTION])
     parser.add_argument("--reference", action="store_true", help="also Euler N=200 at skip 0.1, the paper's way")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write every figure here")
@@ -46,7 +48,7 @@ def main() -> None:
     size = denoise.image_size
     held = draw_scenes(range(HELD_OUT, HELD_OUT + o.count), size) if o.images == "scenes" else held_out_photos(size)
     lab = Laboratory(denoise)
-    settings = [Setting(s, n, k) for s in o.solvers for n in o.steps for k in o.skips]
+    settings = [Setting(s, n, k, i) for s in o.solvers for n in o.steps for k in o.skips for i in o.injections]
     settings += [Setting("euler", 200, 0.1)] if o.reference else []
     print(f"{o.images}, {len(held)} images, {denoise.signature}; defaults {DEFAULT_SOLVER}, {DEFAULT_SKIP}\n")
     print("| setting | NFE | PSNR | SSIM | std | CHAN | KS | kurtosis | edge | misses |")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..gaussianity import FIGURES, Gaussianity, gaussianity
+from ..injection import DEFAULT_INJECTION
 from ..integration import Callback, Progress, integrate, unit_noise
 from ..inversion import DEFAULT_SOLVER, Inversion, invert, reconstruct
 from ..metrics import cosine, mse, psnr, ssim
@@ -26,9 +27,11 @@ class Setting:
     solver: str
     steps: int
     skip: float
+    injection: str = DEFAULT_INJECTION
 
     def __str__(self) -> str:
-        return f"{'SSI ' + format(self.skip, 'g') if self.skip else 'base'}, {self.solver}, N={self.steps}"
+        how = "" if self.injection == DEFAULT_INJECTION else f" {self.injection}"
+        return f"{f'SSI {self.skip:g}{how}' if self.skip else 'base'}, {self.solver}, N={self.steps}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Laboratory:
         if key not in self._done:
             inversion = invert(
                 self.denoise, images, self.sigmas(setting.steps), skip=setting.skip, solver=setting.solver,
-                seed=seed, progress=self.progress,
+                injection=setting.injection, seed=seed, progress=self.progress,
             )  # fmt: skip
             seen: list[Progress] = []
 
