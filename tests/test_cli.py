@@ -37,11 +37,20 @@ def ssi(capsys, *arguments):
 
 
 def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictures, tmp_path):
-    code, out, _ = ssi(capsys, "invert", *pictures, "--skip", "auto", "--out", tmp_path / "out", "--device", "cpu")
+    code, out, err = ssi(capsys, "invert", *pictures, "--skip", "auto", "--out", tmp_path / "out", "--device", "cpu")
+    assert "forecast" not in err
     assert code == 0 and out.count("for the verdict:") == 2 and out.count("foretold (8 evaluations)") == 2
     found = [Inversion.load(tmp_path / "out" / f"scene {i}.ssi.safetensors") for i in range(2)]
     assert found[0].skip != found[1].skip and all(0.002 < one.skip < 0.07 for one in found)
     assert (np.asarray(Image.open(tmp_path / "out" / "scene 0.skip.png")) < 128).any()
+
+
+@pytest.mark.parametrize("coarse", [("--steps", "8"), ("--solver", "euler")])
+def test_a_forecast_for_a_coarse_walk_is_not_left_alone(capsys, pictures, tmp_path, coarse):
+    code, _, err = ssi(
+        capsys, "invert", pictures[0], "--skip", "psnr=38", *coarse, "--out", tmp_path, "--device", "cpu"
+    )
+    assert code == 0 and "the forecast is of a finer walk" in err
 
 
 def test_a_morph_takes_one_chosen_skip(capsys, pictures, tmp_path):
