@@ -147,7 +147,7 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["invert", "{picture}", "--solver", "eular"], "solver 'eular': unknown; known are euler"),
         (["invert", "{picture}", "--skip", "0.001"], "smallest sigma, 0.002"),
         (["invert", "{picture}", "--skip", "80"], "must lie below"),
-        (["invert", "{picture}", "--schedule", "linear"], "known are karras, exponential"),
+        (["invert", "{picture}", "--schedule", "linear"], "known are auto, karras, exponential, flow"),
         (["invert", "{picture}", "--model", "sdxl"], "model 'sdxl': unknown"),
         (["invert", "{picture}", "--device", "abacus"], "device 'abacus'"),
         (["invert", "{picture}", "--out", "{text}"], "cannot be made"),
