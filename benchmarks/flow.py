@@ -87,9 +87,11 @@ class Way:
 
 
 LED = Way("RF-Inversion, gamma .5; free way back", gamma=0.5)
+"""The authors' gamma."""
 WAYS = (
     Way("base, Euler"),
     Way(f"base, {DEFAULT_SOLVER}", DEFAULT_SOLVER),
+    *(replace(LED, name=f"RF-Inversion, gamma {gamma}; free way back", gamma=gamma) for gamma in (0.02, 0.1)),
     LED,
     replace(LED, name="the same; way back led to the image, eta .9, first quarter", eta=0.9, share=0.25),
     replace(LED, name="the same; way back led to the image, eta .9, all of it", eta=0.9),
