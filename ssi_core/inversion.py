@@ -126,8 +126,8 @@ def invert(
         sigmas: a schedule (`ssi_core.schedule`), in flow sigmas for a flow process.
         skip: sigma_skip, in the schedule's sigmas. 0 is the base method: no noise, x0 taken to lie at the
             schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0). "auto", or
-            an `Auto` with another goal, chooses it for these images (`ssi_core.skip`; one for the whole batch) with at most
-            8 evaluations more, and the injection's for each level looked at. `Inversion.choice` has the forecast.
+            an `Auto` with another goal, chooses one for these images (`ssi_core.skip`) with at most 8 evaluations more,
+            and the injection's for each level looked at; `Inversion.choice` has the forecast.
         solver: a registered name (`ssi_core.solver.SOLVERS`) or a function of the same signature.
         injection: how noise is put in at sigma_skip, a registered name (`ssi_core.injection.INJECTIONS`) or a function
             of the same signature.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssi_core import Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, save_image
+from ssi_core import Flow, Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, save_image
 from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.image import to_pixels
@@ -104,6 +104,25 @@ def test_invert_reconstruct_inspect(capsys, pictures, tmp_path):
     assert Image.open(out / "look.png").width > 600
 
 
+def test_the_flow_model_inverts_reconstructs_and_morphs(capsys, pictures, tmp_path):
+    out, flow = tmp_path / "results", ["--model", "demo-flow"]
+    assert ssi(capsys, "invert", pictures[0], "--out", out, *FEW, *flow)[0] == 0
+    artefact = out / "scene 0.ssi.safetensors"
+    inversion = Inversion.load(artefact)
+    assert (inversion.process, float(inversion.sigmas[0])) == (Flow(), 1.0)
+    code, said, noted = ssi(capsys, "reconstruct", artefact, "--original", pictures[0], "--out", out, *flow)
+    assert code == 0
+    assert "PSNR" in said
+    assert "will not give the same picture" not in noted
+    assert ssi(capsys, "morph", artefact, pictures[1], "--frames", 3, "--out", out, *flow)[0] == 0
+    code, _, said = ssi(capsys, "reconstruct", artefact, "--out", out)
+    assert code == 2
+    assert "this is no flow model" in said
+    code, _, said = ssi(capsys, "evaluate", "fig5", "--out", out / "fig5", *flow)  # Karras levels up to sigma 80
+    assert code == 2
+    assert "is a flow model" in said
+
+
 def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, tmp_path):
     for batch in (1, 2):
         assert ssi(capsys, "invert", *pictures, "--out", tmp_path / str(batch), "--batch", batch, *FEW)[0] == 0
@@ -174,7 +193,7 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["invert", "{picture}", "--solver", "eular"], "solver 'eular': unknown; known are euler"),
         (["invert", "{picture}", "--skip", "0.001"], "smallest sigma, 0.002"),
         (["invert", "{picture}", "--skip", "80"], "must lie below"),
-        (["invert", "{picture}", "--schedule", "linear"], "known are karras, exponential"),
+        (["invert", "{picture}", "--schedule", "linear"], "known are auto, karras, exponential, flow"),
         (["invert", "{picture}", "--model", "sdxl"], "model 'sdxl': unknown"),
         (["invert", "{picture}", "--device", "abacus"], "device 'abacus'"),
         (["invert", "{picture}", "--out", "{text}"], "cannot be made"),

@@ -14,7 +14,7 @@ import torch
 import typer
 from torch import Tensor
 
-from ..demo import DemoDenoiser, demo_denoiser
+from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
 from ..errors import InputError
 from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
 from ..inversion import DEFAULT_SOLVER
@@ -23,7 +23,7 @@ from ..models.commands import describe
 from ..models.load import usable
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS, Preset
-from ..schedule import exponential_sigmas, karras_sigmas
+from ..schedule import exponential_sigmas, flow_sigmas, karras_sigmas
 from ..skip import DEFAULT_SKIP, Auto
 from ..solver import SOLVERS, find_solver
 
@@ -31,11 +31,19 @@ DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
     "half": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
-SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
+SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas, "flow": flow_sigmas}
+AUTO = "auto"
+"""Instead of a schedule: "flow" for flow models, "karras" for all others."""
 
 Loaded = DemoDenoiser | Conditioned
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
-Model = Annotated[str, typer.Option(help="`demo` (ships with this package), or a checkpoint: see `ssi models`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(f'`{name}`' for name in DEMO_MODELS)} (shipped with this package), or a checkpoint: see "
+        "`ssi models`."
+    ),
+]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="name=value: what a checkpoint does not tell itself.")]
 Label = Annotated[int | None, typer.Option(min=0, help="Class, for class-conditional models.")]
@@ -56,7 +64,9 @@ Skip = Annotated[
 ]
 Inject = Annotated[str, typer.Option(help=f"How the noise is added, one of: {', '.join(INJECTIONS)}.")]
 Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
-Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
+Schedule = Annotated[
+    str, typer.Option(help=f"{AUTO} (flow for flow models, else karras), or one of: {', '.join(SCHEDULES)}.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
 
 
@@ -81,16 +91,18 @@ class ModelOptions:
             InputError: there is none, it cannot be used, or it leaves questions open.
         """
         device, dtype = usable_device(self.device), usable_dtype(self.dtype)
-        if self.model == "demo":
+        if self.model in DEMO_MODELS:
             if self.set_ or self.label is not None or dtype != torch.float32:
                 raise InputError(
-                    "model 'demo': needs no --set, has no classes for --label and computes in float32; leave them out"
+                    f"model {self.model!r}: needs no --set, has no classes for --label and computes in float32; leave "
+                    f"them out"
                 )
-            denoise = demo_denoiser(device)
+            denoise = demo_denoiser(device, name=self.model)
             return Chosen(denoise.image_size, lambda: denoise)
         if not Path(self.model).exists():
+            shipped = ", ".join(map(repr, DEMO_MODELS))
             raise InputError(
-                f"model {self.model!r}: unknown; neither 'demo', which ships with this package, nor a file"
+                f"model {self.model!r}: unknown; neither a file, nor shipped with this package ({shipped})"
             )
         arguments, known_as = read_settings(self.set_)
         found = describe(self.model, name=known_as, overrides=arguments)
@@ -126,7 +138,7 @@ class InversionOptions:
     steps: Steps = 20
     skip: Skip = f"{DEFAULT_SKIP:g}"
     solver: Solve = DEFAULT_SOLVER
-    schedule: Schedule = "karras"
+    schedule: Schedule = AUTO
     seed: Seed = 0
     injection: Inject = DEFAULT_INJECTION
 
@@ -149,13 +161,15 @@ class InversionOptions:
         """Raise InputError for a schedule, skip, injection or solver that cannot be; needs no model."""
         assert self.begin is not None
         find_injection(self.injection)
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule {self.schedule!r}: unknown; known are {', '.join(SCHEDULES)}")
+        if self.schedule not in (AUTO, *SCHEDULES):
+            raise InputError(f"schedule {self.schedule!r}: unknown; known are {AUTO}, {', '.join(SCHEDULES)}")
         find_solver(self.solver)
 
     def sigmas(self, denoise: Loaded) -> Tensor:
         """The schedule, over the model's range."""
-        return SCHEDULES[self.schedule](self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+        own = "flow" if getattr(denoise, "is_flow", False) else "karras"
+        schedule = SCHEDULES[own if self.schedule == AUTO else self.schedule]
+        return schedule(self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 
 def preset_named(name: str, context: typer.Context) -> Preset:
