@@ -6,7 +6,7 @@ import torch
 from ssi_core import demo_denoiser, invert, karras_sigmas, reconstruct
 from ssi_core.demo.model import WEIGHTS
 from ssi_core.demo.photos import PHOTOS, SHEET, held_out_photos, photo_crops, photo_regions, write_sheet
-from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.demo.scenes import CLASSES, HELD_OUT, draw_scenes
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="the demo model has not been trained")
 
@@ -104,3 +104,21 @@ def test_shipped_sheet_is_what_the_script_writes(tmp_path):
     crops = photo_crops(32, 32, seed=0, held_out=True)
     # Pillow and torch versions may round a level the other way.
     assert (held_out_photos() - crops).abs().max() <= 1.5 / 127.5
+
+
+def test_a_scene_in_another_class_is_the_same_scene():
+    """The first class is the scene as ever; autumn and winter leave sky and house walls alone, night darkens all."""
+    seeds = range(HELD_OUT, HELD_OUT + 8)
+    plain = draw_scenes(seeds)
+    drawn = {name: draw_scenes(seeds, labels=label) for label, name in enumerate(CLASSES)}
+    assert torch.equal(drawn["summer"], plain)
+    mixed = draw_scenes(seeds, labels=[0, 1, 2, 3] * 2)
+    for i, name in enumerate([*CLASSES] * 2):
+        assert torch.equal(mixed[i], drawn[name][i])
+    for name in ("autumn", "winter"):
+        left = (drawn[name] - plain).abs().amax(1) < 1e-6
+        assert left[:, :12].float().mean() > 0.9  # the sky
+        assert 0.3 < left.float().mean() < 0.8
+    assert drawn["winter"][:, :, 20:].mean() > plain[:, :, 20:].mean() + 0.3
+    assert drawn["autumn"][:, 0, 20:].mean() - drawn["autumn"][:, 1, 20:].mean() > 0.3
+    assert drawn["night"].mean() < plain.mean() - 0.5
