@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from ssi_core import demo_denoiser, invert, karras_sigmas, reconstruct
-from ssi_core.demo.model import WEIGHTS
+from ssi_core.demo.model import DEMO_MODELS
 from ssi_core.demo.photos import PHOTOS, SHEET, held_out_photos, photo_crops, photo_regions, write_sheet
 from ssi_core.demo.scenes import CLASSES, HELD_OUT, draw_scenes
-
-needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="the demo model has not been trained")
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +14,6 @@ def model():
     return demo_denoiser(device="cpu")
 
 
-@needs_weights
 def test_model_says_what_it_takes(model):
     assert (model.channels, model.image_size) == (3, 32)
     assert 0 < model.sigma_min <= 0.01
@@ -30,12 +27,10 @@ def test_model_says_what_it_takes(model):
     assert not D.requires_grad
 
 
-@needs_weights
 def test_model_file_is_at_most_16_mb_of_half_precision():
-    assert WEIGHTS.stat().st_size <= 16e6
+    assert DEMO_MODELS["demo"].stat().st_size <= 16e6
 
 
-@needs_weights
 def test_a_batch_of_8_is_8_single_runs(model):
     images = draw_scenes(range(HELD_OUT, HELD_OUT + 8))
     sigmas = karras_sigmas(8)
@@ -48,7 +43,6 @@ def test_a_batch_of_8_is_8_single_runs(model):
     assert (back[5:6] - reconstruct(model, whole.noise[5:6], whole.sigmas)).abs().max() <= 1e-4
 
 
-@needs_weights
 def test_model_is_refused_other_sizes_in_words(model):
     with pytest.raises(ValueError, match="is 16x16, the model takes 32x32"):
         invert(model, torch.zeros(1, 3, 16, 16), karras_sigmas(4))

@@ -14,7 +14,7 @@ import torch
 import typer
 from torch import Tensor
 
-from ..demo import DemoDenoiser, demo_denoiser
+from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
 from ..errors import InputError
 from ..inversion import DEFAULT_SKIP, DEFAULT_SOLVER
 from ..models import load_checkpoint
@@ -33,7 +33,13 @@ SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
 
 Loaded = DemoDenoiser | Conditioned
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
-Model = Annotated[str, typer.Option(help="`demo` (ships with this package), or a checkpoint: see `ssi models`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(f'`{name}`' for name in DEMO_MODELS)} (shipped with this package), or a checkpoint: see "
+        "`ssi models`."
+    ),
+]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="name=value: what a checkpoint does not tell itself.")]
 Label = Annotated[int | None, typer.Option(min=0, help="Class, for class-conditional models.")]
@@ -72,16 +78,18 @@ class ModelOptions:
             InputError: there is none, it cannot be used, or it leaves questions open.
         """
         device, dtype = usable_device(self.device), usable_dtype(self.dtype)
-        if self.model == "demo":
+        if self.model in DEMO_MODELS:
             if self.set_ or self.label is not None or dtype != torch.float32:
                 raise InputError(
-                    "model 'demo': needs no --set, has no classes for --label and computes in float32; leave them out"
+                    f"model {self.model!r}: needs no --set, has no classes for --label and computes in float32; leave "
+                    f"them out"
                 )
-            denoise = demo_denoiser(device)
+            denoise = demo_denoiser(device, name=self.model)
             return Chosen(denoise.image_size, lambda: denoise)
         if not Path(self.model).exists():
+            shipped = ", ".join(map(repr, DEMO_MODELS))
             raise InputError(
-                f"model {self.model!r}: unknown; neither 'demo', which ships with this package, nor a file"
+                f"model {self.model!r}: unknown; neither a file, nor shipped with this package ({shipped})"
             )
         arguments, known_as = read_settings(self.set_)
         found = describe(self.model, name=known_as, overrides=arguments)

@@ -2,8 +2,8 @@
 
 The first convolution sees 2x2 pixel patches (space to depth), so that all work happens at half resolution. Each
 level is residual blocks with GroupNorm, SiLU and scale-shift conditioning on the noise level (Dhariwal and Nichol
-2021), the lowest levels with self-attention; skips are concatenated. EDM preconditioning (Karras et al. 2022,
-Table 1) is applied outside, by `ssi_core.denoiser.EDM`.
+2021), the lowest levels with self-attention; skips are concatenated. What the answer means is decided outside, by
+`ssi_core.denoiser.EDM` or `Velocity` (see `kinds.py`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Level(nn.Module):
 
 
 class DemoUNet(nn.Module):
-    """F(x, c_noise) of the EDM preconditioning.
+    """F(x, c_noise) of the EDM preconditioning, or v(x, t) of a flow.
 
     Args:
         image_size: height and width in pixels, a multiple of patch * 2 ** (levels - 1).
@@ -129,7 +129,7 @@ class DemoUNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """x [B, C, H, W] scaled to unit variance, c_noise [B] = ln(sigma) / 4; returns [B, C, H, W]."""
+        """x [B, C, H, W] of about unit variance, c_noise [B] = ln(sigma) / 4 or a flow's t; returns [B, C, H, W]."""
         level = self.embed(_sinusoids(c_noise * 100.0, self.width))
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         kept = [h]

@@ -1,4 +1,4 @@
-"""Train the demo model: `python -m ssi_core.demo.train --out weights.safetensors`.
+"""Train a demo model: `python -m ssi_core.demo.train --out FILE [--kind flow]`.
 
 A killed run goes on from its last checkpoint. Every batch is drawn from (seed, step), so that it sees the data that an
 unbroken run sees.
@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..artifact import replacing
-from ..denoiser import EDM
+from .kinds import KINDS, Kind
 from .network import DemoUNet
 from .photos import photo_crops
 from .scenes import HELD_OUT, draw_scenes
 
-NETWORK: dict[str, Any] = {"image_size": 32, "channels": 3, "width": 48}
-SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
-BANDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0)
+SIZE = 32
+"""Height and width of the pictures."""
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train the demo model on drawn landscapes and photo crops.")
+    parser = argparse.ArgumentParser(description="Train a demo model on drawn landscapes and photo crops.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights to write (.safetensors)")
+    parser.add_argument("--kind", choices=KINDS, default="edm", help="what the network predicts [edm]")
+    parser.add_argument("--width", type=int, default=48, help="channels of the first level, a multiple of 8 [48]")
     parser.add_argument("--steps", type=int, default=10_000, help="optimiser steps [10000]")
     parser.add_argument("--stop-at", type=int, metavar="STEP", help="end early, with the schedule of --steps [--steps]")
     parser.add_argument("--batch", type=int, default=64, help="images a step [64]")
@@ -47,30 +48,20 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def loss_by_sample(denoise: EDM, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The EDM loss (Karras et al. 2022, Eq. 2 with lambda of Table 1), [B]; about 1 where nothing is known."""
-    error = denoise(clean + sigma[:, None, None, None] * noise, sigma) - clean
-    weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    return weight * error.float().square().mean(dim=(1, 2, 3))
-
-
-def stratified_sigmas(count: int, generator: torch.Generator) -> Tensor:
-    """Log-normal sigmas, one from each of `count` equal slices of probability: less gradient noise than free draws.
-
-    Mean and spread of ln(sigma) lie lower and wider than EDM's (-1.2, 1.2), because inversion lives near sigma 0.05.
-    """
+def stratified_sigmas(kind: Kind, count: int, generator: torch.Generator) -> Tensor:
+    """Levels [count], one from each of `count` equal slices of probability: less gradient noise than free draws."""
     slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     normal = math.sqrt(2) * torch.erfinv((2 * slices - 1).clamp(-0.99999, 0.99999))
-    return (-1.4 + 1.4 * normal).exp().clamp(SIGMA_MIN, SIGMA_MAX)
+    return kind.sigmas((kind.mean + kind.spread * normal).exp())
 
 
 @torch.no_grad()
-def loss_by_sigma(denoise: EDM, clean: Tensor) -> dict[str, float]:
+def loss_by_sigma(kind: Kind, denoise: Callable[..., Tensor], clean: Tensor) -> dict[str, float]:
     """Held-out loss at fixed noise levels, with fixed noise."""
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(clean)
     return {
-        str(s): float(loss_by_sample(denoise, clean, noise, torch.full((len(clean),), s).to(clean)).mean())
-        for s in BANDS
+        str(s): float(kind.loss(denoise, clean, noise, torch.full((len(clean),), s).to(clean)).mean())
+        for s in kind.bands
     }
 
 
@@ -78,7 +69,9 @@ def train(o: argparse.Namespace) -> None:
     torch.set_num_threads(o.threads)
     torch.manual_seed(o.seed)
     device = torch.device(o.device)
-    network = DemoUNet(**NETWORK).to(device)
+    kind = KINDS[o.kind]
+    shape: dict[str, Any] = {"image_size": SIZE, "channels": 3, "width": o.width}
+    network = DemoUNet(**shape).to(device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.Adam(network.parameters(), lr=o.lr, betas=(0.9, 0.99))
     start, spent = 0, 0.0
@@ -91,11 +84,11 @@ def train(o: argparse.Namespace) -> None:
         print(f"going on from step {start}", flush=True)
 
     scenes = torch.cat([draw_scenes(range(i, min(i + 500, o.scenes))) for i in range(0, o.scenes, 500)]).to(device)
-    crops = photo_crops(o.crops, NETWORK["image_size"], seed=1_000_000, held_out=False).to(device)
+    crops = photo_crops(o.crops, SIZE, seed=1_000_000, held_out=False).to(device)
     pools = {"scenes": (scenes, o.batch - round(o.batch * o.photos)), "photos": (crops, round(o.batch * o.photos))}
     held = {
         "scenes": draw_scenes(range(HELD_OUT, HELD_OUT + 128)).to(device),
-        "photos": photo_crops(128, NETWORK["image_size"], seed=0, held_out=True).to(device),
+        "photos": photo_crops(128, SIZE, seed=0, held_out=True).to(device),
     }
 
     began, shown = time.monotonic(), 0.0
@@ -107,7 +100,8 @@ def train(o: argparse.Namespace) -> None:
         mirrored = (torch.rand(len(clean), generator=generator) < 0.5).to(device)
         clean = torch.where(mirrored[:, None, None, None], clean.flip(-1), clean)
         # A random order, or the slices of sigma would always fall to the same kind of picture.
-        sigma = stratified_sigmas(len(clean), generator)[torch.randperm(len(clean), generator=generator)].to(device)
+        sigma = stratified_sigmas(kind, len(clean), generator)
+        sigma = sigma[torch.randperm(len(clean), generator=generator)].to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
 
         done = step / o.steps
@@ -115,7 +109,7 @@ def train(o: argparse.Namespace) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=done < o.bf16_share):
-            loss = loss_by_sample(EDM(network, SIGMA_DATA), clean, noise, sigma).mean()
+            loss = kind.loss(kind.denoiser(network), clean, noise, sigma).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -135,21 +129,19 @@ def train(o: argparse.Namespace) -> None:
                 torch.save(
                     {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average,
                      "step": step + 1, "seconds": seconds}, beside)  # fmt: skip
-            model = DemoUNet(**NETWORK).to(device)
+            model = DemoUNet(**shape).to(device)
             model.load_state_dict(average)
-            losses = {kind: loss_by_sigma(EDM(model, SIGMA_DATA), images) for kind, images in held.items()}
-            write_weights(o.out, model, {**vars(o), "step": step + 1, "seconds": round(seconds), "losses": losses})
+            losses = {name: loss_by_sigma(kind, kind.denoiser(model), images) for name, images in held.items()}
+            training = {**vars(o), "step": step + 1, "seconds": round(seconds), "losses": losses}
+            write_weights(o.out, model, o.kind, shape, training)
             print(json.dumps(losses), flush=True)
 
 
-def write_weights(path: Path, model: DemoUNet, training: dict[str, object]) -> None:
+def write_weights(path: Path, model: DemoUNet, kind: str, shape: object, training: dict[str, object]) -> None:
     """Write float16 weights, with all that is needed to build the model and to know where it came from."""
     training = {key: str(value) if isinstance(value, Path) else value for key, value in training.items()}
     training |= {"torch": torch.__version__, "cpu_count": os.cpu_count()}
-    facts = {
-        "network": NETWORK, "sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA,
-        "training": training,
-    }  # fmt: skip
+    facts = {"kind": kind, "network": shape, "training": training}
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as beside:
         save_file(half, beside, metadata={"demo_model": json.dumps(facts, sort_keys=True)})
