@@ -4,7 +4,8 @@ Every factor (where the sun stands, how high a hill is, the colour of a roof) va
 between two scenes has a meaningful middle, and the images fill a low-dimensional manifold: the situation in
 which the score is singular at sigma = 0.
 
-A scene can be drawn in any of `CLASSES` with all its factors kept: what an edit of its class should make of it is known.
+A scene can be drawn in any of `CLASSES` with all its factors kept, so that what an edit of its class should make of it
+is known.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ CLASSES: dict[str, dict[str, tuple[tuple[float, float, float], float]]] = {
 _FACTORS = 40
 
 
-def draw_scenes(seeds: Iterable[int], size: int = 32, labels: Sequence[int] | int = 0) -> Tensor:
+def draw_scenes(seeds: Iterable[int], size: int = 32, labels: Sequence[int] | Tensor | int = 0) -> Tensor:
     """Draw one landscape per seed.
 
     Args:
