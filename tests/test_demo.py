@@ -1,12 +1,16 @@
 """The demo's model, drawn scenes and photo crops: their interfaces. How good they are is measured elsewhere."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
 from ssi_core import demo_denoiser, invert, karras_sigmas, reconstruct
-from ssi_core.demo.model import DEMO_MODELS
+from ssi_core.demo.model import DEMO_MODELS, DemoDenoiser, facts_of
+from ssi_core.demo.network import DemoUNet
 from ssi_core.demo.photos import PHOTOS, SHEET, held_out_photos, photo_crops, photo_regions, write_sheet
 from ssi_core.demo.scenes import CLASSES, HELD_OUT, draw_scenes
+from ssi_core.demo.train import begin, options, train
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,68 @@ def test_a_batch_of_8_is_8_single_runs(model):
 def test_model_is_refused_other_sizes_in_words(model):
     with pytest.raises(ValueError, match="is 16x16, the model takes 32x32"):
         invert(model, torch.zeros(1, 3, 16, 16), karras_sigmas(4))
+
+
+def test_model_of_classes_says_and_uses_them():
+    model = demo_denoiser(name="demo-classes")
+    assert DEMO_MODELS["demo-classes"].stat().st_size <= 8e6
+    assert model.classes == tuple(CLASSES)
+    x, sigma = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 20, torch.full((2,), 20.0)
+    of_each = [model.conditioned(label)(x, sigma) for label in range(4)]
+    assert min(float((a - b).abs().mean()) for a, b in combinations(of_each, 2)) > 0.01
+    assert torch.equal(model.conditioned([1, 3])(x, sigma), torch.stack([of_each[1][0], of_each[3][1]]))
+    nothing = model(x, sigma)
+    assert torch.equal(nothing, model.conditioned(None)(x, sigma))
+    guided = model.conditioned(2, 3.0)(x, sigma)
+    torch.testing.assert_close(guided, nothing + 3 * (of_each[2] - nothing), atol=1e-5, rtol=0)
+    for label in (4, -1):
+        with pytest.raises(ValueError, match=f"label {label}: the model has 4 classes"):
+            model.conditioned(label)
+    with pytest.raises(ValueError, match="the model has no classes"):
+        demo_denoiser().conditioned(0)
+
+
+def test_model_of_classes_knows_what_it_draws():
+    """At a high noise level its estimate of a class is nearer to that class's mean than to any other's."""
+    model, sigma = demo_denoiser(name="demo-classes"), torch.full((1,), 60.0)
+    means = [draw_scenes(range(64), labels=label).mean(0) for label in range(4)]
+    x = 60 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for label in range(4):
+        found = model.conditioned(label)(x, sigma)[0]
+        apart = [float((found - mean).square().mean()) for mean in means]
+        assert apart.index(min(apart)) == label
+
+
+def test_a_class_edit_paints_the_hills_white_and_leaves_the_sky():
+    model, x0 = demo_denoiser(name="demo-classes"), draw_scenes(range(HELD_OUT, HELD_OUT + 4))
+    truth = draw_scenes(range(HELD_OUT, HELD_OUT + 4), labels=2)
+    found = invert(model.conditioned(0), x0, karras_sigmas(20))
+    edited = reconstruct(model.conditioned(2), found.noise, found.sigmas)
+    before, after = ((image - truth)[:, :, 22:].square().mean() for image in (x0, edited))
+    assert after < 0.25 * before
+    assert (edited - x0)[:, :, :8].square().mean() < 0.01
+
+
+TINY = ["--width", "8", "--steps", "2", "--batch", "8", "--scenes", "16", "--photos", "0", "--lr", "0.01"]
+
+
+def test_training_with_classes_from_a_model_without(tmp_path):
+    plain, path = tmp_path / "plain.safetensors", tmp_path / "classes.safetensors"
+    train(options(["--out", str(plain), *TINY]))
+    before, network = DemoDenoiser(plain, "cpu"), DemoUNet(width=8, classes=4)
+    begin(network, plain)
+    x, level = torch.randn(2, 3, 32, 32), torch.tensor([-0.5, 0.7])
+    for labels in (None, torch.eye(4)[:2]):  # nothing is known of the classes yet
+        assert torch.equal(network(x, level, labels), before.network(x, level))
+    with pytest.raises(SystemExit, match="is of another network"):
+        begin(DemoUNet(width=16, classes=4), plain)
+    train(options(["--out", str(path), *TINY, "--label-dropout", "0.5", "--start", str(plain)]))
+    facts, after = facts_of(path), DemoDenoiser(path, "cpu")
+    assert (facts["classes"], facts["network"]["classes"]) == (list(CLASSES), 4)
+    assert set(facts["training"]["losses"]) == {"scenes", "scenes, class not told"}
+    sigma = torch.ones(2)
+    assert not torch.equal(after.conditioned(0)(x, sigma), after.conditioned(1)(x, sigma))
+    assert before.classes == ()
 
 
 def test_scene_depends_on_its_seed_only():

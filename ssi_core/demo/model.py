@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from ..denoiser import Guided
 from ..errors import InputError
 from ..models.layers import Layers
+from ..models.pixel import Labels
 from .kinds import KINDS
 from .network import DemoUNet
 
@@ -67,16 +67,18 @@ class DemoDenoiser:
     def __call__(self, x: Tensor, sigma: Tensor, *weights: Tensor) -> Tensor:
         return self._denoise(x.to(self.dtype), sigma.to(self.dtype), *weights)
 
-    def conditioned(self, labels: int | Sequence[int] | Tensor, guidance: float = 1.0) -> Guided:
+    def conditioned(self, labels: Labels, guidance: float = 1.0) -> DemoDenoiser | Guided:
         """A denoiser of one class, or of one per image.
 
         Args:
-            labels: places in `classes`, one for all or [B].
+            labels: places in `classes`, one for all or [B]. None: no class, which is the model itself.
             guidance: scale of classifier-free guidance against no class; 1 is none. Any other asks the network twice.
 
         Raises:
             InputError: the model has no such class.
         """
+        if labels is None:
+            return self
         given = torch.as_tensor(labels).reshape(-1)
         wrong = [label for label in given.tolist() if label not in range(len(self.classes))]
         if wrong:

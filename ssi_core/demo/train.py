@@ -87,9 +87,11 @@ def told(denoise: Callable[..., Tensor], labels: Tensor) -> Callable[[Tensor, Te
 
 def begin(network: DemoUNet, path: Path) -> None:
     """Give a network the weights of a file; with classes where the file has none, it begins by ignoring them."""
-    found = network.load_state_dict({name: w.float() for name, w in load_file(path).items()}, strict=False)
-    if found.unexpected_keys or set(found.missing_keys) - {"label.weight"}:
-        raise SystemExit(f"--start {path}: is of another network ({found})")
+    known, found = network.state_dict(), load_file(path)
+    wrong = [name for name, value in found.items() if name not in known or known[name].shape != value.shape]
+    if wrong or known.keys() - found.keys() - {"label.weight"}:
+        raise SystemExit(f"--start {path}: is of another network (see {wrong[0] if wrong else 'what it lacks'})")
+    network.load_state_dict({**known, **{name: value.float() for name, value in found.items()}})
 
 
 @torch.no_grad()
