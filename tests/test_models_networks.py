@@ -55,9 +55,9 @@ def test_guidance_of_a_checkpoint_with_classes():
     guided = ours.conditioned([3, 5], 2.5)
     assert guided.sigma_max == ours.sigma_max
     torch.testing.assert_close(guided(x, sigma), without + 2.5 * (within - without), atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="guidance 2: .* takes a class"):
+    with pytest.raises(InputError, match=r"guidance 2: .* takes a class"):
         ours.conditioned(None, 2.0)
-    with pytest.raises(InputError, match="guidance 2: .* knows no picture without a class"):
+    with pytest.raises(InputError, match=r"guidance 2: .* knows no picture without a class"):
         model("adm_neworder_classcond").conditioned(1, 2.0)
 
 
