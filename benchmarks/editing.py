@@ -1,21 +1,24 @@
 """Class edits of held-out scenes: SSI against base inversion and against noise without inversion, in one run.
 
-    python benchmarks/editing.py [--scenes 64] [--out docs/editing.jpg]
+    python benchmarks/editing.py [--scenes 64] [--out out/editing.png]
 
 Every scene is drawn in one class and edited into each of the others. A scene is drawn from factors, so the true edit is
 known: the same factors in the other class. For each way:
 
-- changed: the share of edits that a small classifier, trained here on drawn scenes, takes for the class asked for;
-- to the true edit: PSNR against the true edit, of all edits and of those between seasons alone;
-- kept: PSNR against the source over the pixels that the true edit leaves alone (seasons alone: night changes all);
+- changed: the share of edits that a small classifier, trained here on drawn scenes, takes for the class asked for; of
+  all edits and of those into the class that does worst;
+- to the true edit: PSNR against the true edit, of all edits (with its standard error) and of those between seasons;
+- kept: PSNR against the source over the pixels that the true edit leaves alone (between seasons: night changes all);
 - Gaussian: the share of noises that pass every figure;
-- passes: of the network a picture, there and back; guidance takes two an evaluation.
+- passes: of the network for an edit, there and back; guidance takes two for an evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,6 +28,7 @@ from torch.nn import functional as F
 from ssi_core import (
     DEFAULT_SKIP,
     DEFAULT_SOLVER,
+    Inversion,
     demo_denoiser,
     gaussianity,
     integrate,
@@ -36,12 +40,13 @@ from ssi_core import (
 )
 from ssi_core.demo import DemoDenoiser
 from ssi_core.demo.scenes import CLASSES, HELD_OUT, draw_scenes
+from ssi_core.demo.train import scenes
 from ssi_core.image import contact_sheet, save_image
 
 NIGHT = list(CLASSES).index("night")
 KEPT = 0.02
 """A pixel is left alone where the true edit changes it by less than this in every channel, of a range of 2."""
-SHOWN = ("true edit", "base", "SSI", "SSI, guidance 2", "noise of 0.5", "noise of 2", "noise of 10")
+TOP = 80.0
 
 
 @dataclass(frozen=True)
@@ -51,25 +56,27 @@ class Way:
     name: str
     skip: float | None = DEFAULT_SKIP
     """None: no inversion, noise of `top` is added."""
-    top: float = 80.0
+    top: float = TOP
     """The level from which the other class is sampled."""
     guidance: float = 1.0
     carry: bool = False
-    """Add what the way back under the source's own class lacks of the source."""
+    """Add what the way back as the source's own class lacks of the source."""
 
 
 WAYS = (
     Way("base", 0.0),
-    *(Way(f"SSI {skip:g}" if skip != DEFAULT_SKIP else "SSI", skip) for skip in (0.03, DEFAULT_SKIP, 0.2, 0.5, 1.0)),
-    *(Way(f"base, guidance {w:g}", 0.0, guidance=w) for w in (2.0, 3.0)),
-    *(Way(f"SSI, guidance {w:g}", guidance=w) for w in (2.0, 3.0)),
+    *(Way(f"SSI {skip:g}", skip) for skip in (0.03, DEFAULT_SKIP, 0.2, 0.5, 1.0)),
+    Way("base, guidance 2", 0.0, guidance=2.0),
+    *(Way(f"SSI {DEFAULT_SKIP:g}, guidance {w:g}", guidance=w) for w in (2.0, 3.0)),
+    Way("SSI 0.5, guidance 2", 0.5, guidance=2.0),
     Way("base, residual carried", 0.0, carry=True),
-    Way("SSI, residual carried", carry=True),
-    *(Way(f"base up to {top:g}", 0.0, top) for top in (2.0, 10.0)),
-    *(Way(f"SSI up to {top:g}", top=top) for top in (2.0, 10.0)),
-    *(Way(f"noise of {top:g}", None, top) for top in (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)),
-    *(Way(f"noise of {top:g}, guidance 3", None, top, 3.0) for top in (1.0, 2.0, 5.0)),
+    *(Way(f"SSI {skip:g}, residual carried", skip, carry=True) for skip in (DEFAULT_SKIP, 0.5)),
+    *(Way(f"base, only up to {top:g}", 0.0, top) for top in (2.0, 10.0)),
+    *(Way(f"SSI {DEFAULT_SKIP:g}, only up to {top:g}", top=top) for top in (2.0, 10.0)),
+    *(Way(f"noise of {top:g}", None, top) for top in (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+    *(Way(f"noise of {top:g}, guidance 3", None, top, 3.0) for top in (0.5, 2.0)),
 )
+SHOWN = ("base", "SSI 0.07", "SSI 0.5", "SSI 0.07, guidance 2", "noise of 0.5", "noise of 2", "noise of 10")
 
 
 @dataclass(frozen=True)
@@ -79,82 +86,100 @@ class Edits:
     passes: int
 
 
-def edit(denoise: DemoDenoiser, x0: Tensor, known: Tensor, wanted: Tensor, way: Way, steps: int, seed: int) -> Edits:
-    """Edit pictures [B, 3, H, W] of classes `known` [B] into `wanted` [B]."""
-    own, other = denoise.conditioned(known), denoise.conditioned(wanted, way.guidance)
-    each = 1 if way.guidance == 1 else 2
-    if way.skip is None:
-        # As many levels as the base method takes there and back.
-        sigmas = karras_sigmas(2 * steps - 1, sigma_min=denoise.sigma_min, sigma_max=way.top)
-        noisy = x0 + way.top * unit_noise(x0, range(seed, seed + len(x0)))
-        walk = integrate(other, noisy, sigmas.tolist(), DEFAULT_SOLVER)
-        return Edits(walk.x, None, each * walk.nfe)
-    sigmas = karras_sigmas(steps, sigma_min=denoise.sigma_min, sigma_max=way.top)
-    found = invert(own, x0, sigmas, skip=way.skip, seed=seed)
-    images, back = reconstruct(other, found.noise, found.sigmas), len(found.sigmas) - 1
-    passes = found.nfe + each * back
-    if way.carry:
-        images = images + x0 - reconstruct(own, found.noise, found.sigmas)
-        passes += back
-    return Edits(images, found.noise, passes)
+class Task:
+    """Scenes, each into all other classes: edit e is of scene e mod `count`."""
+
+    def __init__(self, count: int) -> None:
+        own, kinds, seeds = torch.arange(count) % len(CLASSES), len(CLASSES), range(HELD_OUT, HELD_OUT + count)
+        self.source, self.own = draw_scenes(seeds, labels=own), own
+        self.targets = [(own + step) % kinds for step in range(1, kinds)]
+        self.wanted = torch.cat(self.targets)
+        self.before = self.source.repeat(kinds - 1, 1, 1, 1)
+        self.truth = torch.cat([draw_scenes(seeds, labels=labels) for labels in self.targets])
+        self.kept = ((self.truth - self.before).abs() < KEPT).all(1, keepdim=True)
+        self.seasons = (own.repeat(kinds - 1) != NIGHT) & (self.wanted != NIGHT)
+
+    def kept_psnr(self, images: Tensor) -> Tensor:
+        """PSNR to the source over the pixels to be kept, of edits between seasons."""
+        squares = ((images - self.before).square() * self.kept)[self.seasons].flatten(1).sum(1)
+        return 10 * torch.log10(4 * 3 * self.kept[self.seasons].flatten(1).sum(1) / squares)
 
 
-def classifier(steps: int = 400, seed: int = 0) -> nn.Module:
-    """A small network that tells the classes of drawn scenes apart, under noise and blur too."""
-    torch.manual_seed(seed)
+class Editor:
+    """Makes all edits of a task; sources are inverted once for all classes asked for."""
+
+    def __init__(self, denoise: DemoDenoiser, task: Task, steps: int) -> None:
+        self.denoise, self.task, self.steps = denoise, task, steps
+        self.inverted = lru_cache(self._inverted)
+
+    def _inverted(self, skip: float, top: float) -> tuple[Inversion, Tensor]:
+        own = self.denoise.conditioned(self.task.own)
+        found = invert(own, self.task.source, self._sigmas(self.steps, top), skip=skip)
+        return found, reconstruct(own, found.noise, found.sigmas)
+
+    def _sigmas(self, steps: int, top: float) -> Tensor:
+        return karras_sigmas(steps, sigma_min=self.denoise.sigma_min, sigma_max=top)
+
+    def edits(self, way: Way) -> Edits:
+        others = [self.denoise.conditioned(labels, way.guidance) for labels in self.task.targets]
+        each = 1 if way.guidance == 1 else 2
+        if way.skip is None:
+            evaluations = self.passes(Way(""))
+            levels = self._sigmas(evaluations, way.top).tolist()
+            noisy = self.task.source + way.top * unit_noise(self.task.source, range(len(self.task.source)))
+            images = [integrate(other, noisy, levels, DEFAULT_SOLVER).x for other in others]
+            return Edits(torch.cat(images), None, each * evaluations)
+        found, back = self.inverted(way.skip, way.top)
+        carried = self.task.source - back if way.carry else 0
+        images = [reconstruct(other, found.noise, found.sigmas) + carried for other in others]
+        return Edits(torch.cat(images), found.noise, self.passes(way))
+
+    def passes(self, way: Way) -> int:
+        """Of the network for one edit by inversion."""
+        found, _ = self.inverted(way.skip or 0.0, way.top)
+        return found.nfe + (len(found.sigmas) - 1) * ((1 if way.guidance == 1 else 2) + way.carry)
+
+
+def classifier(steps: int = 400) -> nn.Module:
+    """A small network that tells the classes of drawn scenes apart, under noise too."""
+    torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 16, 3, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.SiLU(), nn.Conv2d(32, 32, 3, 2, 1),
         nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, len(CLASSES)),
     )  # fmt: skip
-    labels = torch.arange(4096) % len(CLASSES)
-    scenes = draw_scenes(range(4096), labels=labels)
+    pictures, labels = scenes(0, 4096, len(CLASSES))
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(steps):
-        picked = torch.randint(len(scenes), (64,))
-        seen = scenes[picked] + 0.2 * torch.rand(64, 1, 1, 1) * torch.randn(64, *scenes.shape[1:])
+        at = torch.randint(len(pictures), (64,))
+        seen = pictures[at] + 0.2 * torch.rand(64, 1, 1, 1) * torch.randn(64, *pictures.shape[1:])
         optimiser.zero_grad()
-        F.cross_entropy(network(seen), labels[picked]).backward()
+        F.cross_entropy(network(seen), labels[at]).backward()
         optimiser.step()
     return network.eval().requires_grad_(False)
 
 
-def accuracy(network: nn.Module, count: int = 2048) -> float:
-    """On held-out scenes, none of which is edited."""
-    labels = torch.arange(count) % len(CLASSES)
-    scenes = draw_scenes(range(HELD_OUT + 10_000, HELD_OUT + 10_000 + count), labels=labels)
-    return float((network(scenes).argmax(1) == labels).float().mean())
+def right(judge: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Whether each picture is taken for its class, [B]."""
+    return (judge(images.clamp(-1, 1)).argmax(1) == labels).float()
 
 
-@dataclass(frozen=True)
-class Task:
-    """Every scene from its own class into each other one."""
-
-    seeds: Tensor
-    known: Tensor
-    wanted: Tensor
-    source: Tensor
-    truth: Tensor
-    kept: Tensor
-    """[B, 1, H, W]: pixels that the true edit leaves alone."""
-
-    @staticmethod
-    def of(scenes: int) -> Task:
-        pairs = [(s, s % len(CLASSES), c) for s in range(scenes) for c in range(len(CLASSES)) if c != s % len(CLASSES)]
-        seeds, known, wanted = torch.tensor(pairs).T
-        source = draw_scenes(HELD_OUT + seeds, labels=known)
-        truth = draw_scenes(HELD_OUT + seeds, labels=wanted)
-        return Task(seeds, known, wanted, source, truth, ((truth - source).abs() < KEPT).all(1, keepdim=True))
-
-    @property
-    def seasons(self) -> Tensor:
-        """Edits from season to season, [B]."""
-        return (self.known != NIGHT) & (self.wanted != NIGHT)
+def row(name: str, made: Edits, judge: nn.Module, task: Task) -> str:
+    images = made.images.clamp(-1, 1)
+    changed, near = right(judge, images, task.wanted), psnr(images, task.truth)
+    least = min(float(changed[task.wanted == label].mean()) for label in range(len(CLASSES)))
+    by_scene = near.reshape(len(task.targets), -1).mean(0)
+    error = by_scene.std() / len(by_scene) ** 0.5
+    gaussian = "" if made.noise is None else f"{torch.tensor(gaussianity(made.noise).verdicts).float().mean():.0%}"
+    return (
+        f"| {name} | {changed.mean():.0%}, {least:.0%} | {near.mean():.1f} +- {error:.1f}, "
+        f"{near[task.seasons].mean():.1f} | {task.kept_psnr(images).mean():.1f} | {gaussian} | {made.passes or ''} |"
+    )
 
 
-def kept_psnr(images: Tensor, task: Task) -> Tensor:
-    """PSNR to the source over the pixels to be kept, [B]; NaN where there are none."""
-    squares = ((images - task.source).square() * task.kept).flatten(1).sum(1)
-    return 10 * torch.log10(4 * 3 * task.kept.flatten(1).sum(1) / squares)
+def rows(task: Task, shown: dict[str, Tensor], chosen: tuple[int, ...]) -> Iterator[Tensor]:
+    """One row an edit: the source, the true edit, then `SHOWN`."""
+    for edit in chosen:
+        yield torch.stack([task.before[edit], task.truth[edit], *(shown[name][edit].clamp(-1, 1) for name in SHOWN)])
 
 
 def main() -> None:
@@ -162,54 +187,30 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("out/editing.jpg"))
+    parser.add_argument("--out", type=Path, default=Path("out/editing.png"))
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
-    judge, denoise, task = classifier(), demo_denoiser(name="demo-classes"), Task.of(o.scenes)
-    of_truth = share(judge, task.truth, task.wanted)
-    print(f"classifier: {accuracy(judge):.2%} of 2048 held-out scenes, of the true edits {of_truth}")
-    print(f"kept between seasons: {float(task.kept[task.seasons].float().mean()):.0%} of the pixels")
-    print("| way | changed: all, least of the classes | to the true edit, dB: all, seasons | kept, dB | Gaussian "
-          "| passes |")  # fmt: skip
-    print("|---|---|---|---|---|---|")
-    report("nothing done", Edits(task.source, None, 0), judge, task)
-    shown = {"true edit": task.truth}
-    for way in WAYS:
-        parts = [
-            edit(denoise, *(t[i : i + 48] for t in (task.source, task.known, task.wanted)), way, o.steps, i)
-            for i in range(0, len(task.source), 48)
-        ]
-        noises = [part.noise for part in parts if part.noise is not None]
-        made = Edits(torch.cat([p.images for p in parts]), torch.cat(noises) if noises else None, parts[0].passes)
-        report(way.name, made, judge, task)
-        shown[way.name] = made.images
-    picture(o.out, task, shown)
-
-
-def share(judge: nn.Module, images: Tensor, wanted: Tensor) -> str:
-    """All, and the least of the classes."""
-    right = (judge(images.clamp(-1, 1)).argmax(1) == wanted).float()
-    return f"{float(right.mean()):.0%}, {min(float(right[wanted == c].mean()) for c in wanted.unique()):.0%}"
-
-
-def report(name: str, made: Edits, judge: nn.Module, task: Task) -> None:
-    images = made.images.clamp(-1, 1)
-    near, kept = psnr(images, task.truth), kept_psnr(images, task)[task.seasons]
-    gaussian = "" if made.noise is None else f"{torch.tensor(gaussianity(made.noise).verdicts).float().mean():.0%}"
+    judge, task = classifier(), Task(o.scenes)
+    editor = Editor(demo_denoiser(name="demo-classes"), task, o.steps)
+    unseen, labels = scenes(HELD_OUT + 10_000, 2048, len(CLASSES))
     print(
-        f"| {name} | {share(judge, images, task.wanted)} | {near.mean():.1f}, {near[task.seasons].mean():.1f} | "
-        f"{kept.mean():.1f} | {gaussian} | {made.passes} |",
-        flush=True,
+        f"classifier: {right(judge, unseen, labels.argmax(1)).mean():.1%} of 2048 held-out scenes that are not edited"
     )
-
-
-def picture(path: Path, task: Task, shown: dict[str, Tensor]) -> None:
-    """One row an edit: the source, then `SHOWN`."""
-    chosen = [0, 4, 8, 9, 13, 5]  # one or two of each class, into each class
-    columns = [task.source, *(shown[name] for name in SHOWN)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(contact_sheet([torch.stack([c[i].clamp(-1, 1) for c in columns]) for i in chosen], scale=4), path)
-    print(f"{path}, from the left: source, {', '.join(SHOWN)}")
+    print(f"to be kept between seasons: {task.kept[task.seasons].float().mean():.0%} of the pixels\n")
+    print("| way | changed: all, worst class | to the true edit, dB: all, seasons | kept, dB | Gaussian | passes |")
+    print("|---|---|---|---|---|---|")
+    print(row("the true edit", Edits(task.truth, None, 0), judge, task))
+    print(row("nothing done", Edits(task.before, None, 0), judge, task), flush=True)
+    shown = {}
+    for way in WAYS:
+        made = editor.edits(way)
+        shown[way.name] = made.images
+        print(row(way.name, made, judge, task), flush=True)
+    o.out.parent.mkdir(parents=True, exist_ok=True)
+    half = o.scenes
+    sheet = contact_sheet(list(rows(task, shown, (0, 4 + half, 8 + 2 * half, 5, 6 + 2 * half, 7 + half))), scale=4)
+    save_image(sheet, o.out)
+    print(f"\n{o.out}, from the left: source, true edit, {', '.join(SHOWN)}")
 
 
 if __name__ == "__main__":

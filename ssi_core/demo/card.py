@@ -36,7 +36,9 @@ def draw_samples(name: str) -> None:
     denoise = demo_denoiser(name=name)
     shape = torch.empty(48, denoise.channels, denoise.image_size, denoise.image_size)
     levels = karras_sigmas(24, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
-    samples = reconstruct(denoise, unit_noise(shape, range(48)), levels)
+    rows = torch.arange(48) // 12
+    painter = denoise.conditioned(rows % len(denoise.classes)) if denoise.classes else denoise
+    samples = reconstruct(painter, unit_noise(shape, range(48)), levels)
     save_image(contact_sheet(list(samples.split(12)), scale=2, gap=1), sample_sheet(name))
 
 
@@ -51,7 +53,7 @@ are not meant to make good pictures; they are meant to behave, near sigma = 0, l
 
 ## Data
 
-The same for all of them.
+The same for all of them, where nothing else is said.
 
 - {1 - data["photos"]:.0%} landscapes drawn by `scenes.py`, {data["scenes"]} of them, from seeds 0 up; seeds
   from 1,000,000,000 are never trained on.
@@ -85,11 +87,13 @@ def section(name: str) -> str:
     used = {**training, "stop_at": training["step"], "kind": facts["kind"], "width": shape["width"]}
     options = " ".join(
         f"--{key.replace('_', '-')} {used[key]}"
-        for key in ("kind", "width", "steps", "stop_at", "batch", "photos", "lr", "seed", "scenes", "crops",
-                    "bf16_share", "threads")
+        for key in ("kind", "width", "label_dropout", "start", "steps", "stop_at", "batch", "photos", "lr", "seed",
+                    "scenes", "crops", "bf16_share", "threads")
+        if used.get(key) is not None
     )  # fmt: skip
-    scenes, crops = training["losses"]["scenes"], training["losses"]["photos"]
-    bands = "\n".join(f"| {s:g} | {scenes[str(s)]:.3f} | {crops[str(s)]:.3f} |" for s in kind.bands)
+    losses: dict[str, dict[str, float]] = training["losses"]
+    head = f"| sigma | {' | '.join(losses)} |\n|---|{'---|' * len(losses)}"
+    bands = "\n".join(f"| {s:g} | {' | '.join(f'{of[str(s)]:.3f}' for of in losses.values())} |" for s in kind.bands)
     trained = f"{training['step']} steps of {training['batch']} images, {training['seconds'] / 60:.0f} minutes"
     return f"""## `{name}`
 
@@ -105,10 +109,9 @@ def section(name: str) -> str:
 | trained | {trained}, on the CPU (torch {training["torch"]}) |
 | licence | Apache-2.0, like the code; the photographs' licences are above |
 
-Its loss on 128 held-out scenes and 128 held-out photo crops (fixed noise; about 1 is a model that knows nothing):
+Its loss on 128 held-out pictures of each kind (fixed noise; about 1 is a model that knows nothing):
 
-| sigma | scenes | photo crops |
-|---|---|---|
+{head}
 {bands}
 
 To make it again:
