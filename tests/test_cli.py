@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ssi_core import Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, reconstruct, save_image
+from ssi_core import (
+    Flow,
+    Inversion,
+    demo_denoiser,
+    gaussianity,
+    invert,
+    karras_sigmas,
+    load_image,
+    reconstruct,
+    save_image,
+)
 from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.image import to_pixels
@@ -58,6 +68,23 @@ def test_invert_reconstruct_inspect(capsys, pictures, tmp_path):
     assert code == (0 if gaussianity(inversion.noise).verdict else 1)
     assert "true noise" in said
     assert Image.open(out / "look.png").width > 600
+
+
+def test_the_flow_model_goes_where_the_other_goes(capsys, pictures, tmp_path):
+    out, flow = tmp_path / "results", ["--model", "demo-flow"]
+    assert ssi(capsys, "invert", pictures[0], "--out", out, *FEW, *flow)[0] == 0
+    artefact = out / "scene 0.ssi.safetensors"
+    inversion = Inversion.load(artefact)
+    assert (inversion.process, float(inversion.sigmas[0])) == (Flow(), 1.0)
+    code, said, noted = ssi(capsys, "reconstruct", artefact, "--original", pictures[0], "--out", out, *flow)
+    assert code == 0
+    assert "PSNR" in said
+    assert "will not give the same picture" not in noted
+    assert ssi(capsys, "morph", artefact, pictures[1], "--frames", 3, "--out", out, *flow)[0] == 0
+    assert ssi(capsys, "evaluate", "fig5", "--limit", 1, "--out", out / "fig5", *flow)[0] == 0
+    code, _, said = ssi(capsys, "reconstruct", artefact, "--out", out)
+    assert code == 2
+    assert "this is no flow model" in said
 
 
 def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, tmp_path):

@@ -17,7 +17,7 @@ from ssi_core.theory.catalogue import EXPERIMENTS, Lab
 from ssi_core.theory.experiment import Finding
 from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experiment, verdict
 
-EXACT = ("singularity", "skip")
+EXACT = ("singularity", "skip", "skip-flow")
 LEFT_TO_CHANCE = "leftover"
 """Within 10% only with all the samples of a full run."""
 TINY = 0.005
