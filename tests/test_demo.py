@@ -150,8 +150,9 @@ def test_training_with_classes_from_a_model_without(tmp_path):
     before, network = DemoDenoiser(plain, "cpu"), DemoUNet(width=8, classes=4)
     begin(network, plain)
     x, level = torch.randn(2, 3, 32, 32), torch.tensor([-0.5, 0.7])
-    for labels in (None, torch.eye(4)[:2]):  # nothing is known of the classes yet
+    for labels in (None, torch.zeros(2, 4)):
         assert torch.equal(network(x, level, labels), before.network(x, level))
+    assert not torch.equal(network(x, level, torch.eye(4)[:2]), before.network(x, level))
     with pytest.raises(SystemExit, match="is of another network"):
         begin(DemoUNet(width=16, classes=4), plain)
     train(options(["--out", str(path), *TINY, "--label-dropout", "0.5", "--start", str(plain)]))

@@ -86,9 +86,9 @@ def section(name: str) -> str:
     training: dict[str, Any] = facts["training"]
     used = {**training, "stop_at": training["step"], "kind": facts["kind"], "width": shape["width"]}
     options = " ".join(
-        f"--{key.replace('_', '-')} {used[key]}"
-        for key in ("kind", "width", "label_dropout", "start", "steps", "stop_at", "batch", "photos", "lr", "seed",
-                    "scenes", "crops", "bf16_share", "threads")
+        f"--{key.replace('_', '-')} {' '.join(map(str, used[key])) if isinstance(used[key], list) else used[key]}"
+        for key in ("kind", "width", "label_dropout", "start", "levels", "steps", "stop_at", "batch", "photos", "lr",
+                    "seed", "scenes", "crops", "bf16_share", "threads")
         if used.get(key) is not None
     )  # fmt: skip
     losses: dict[str, dict[str, float]] = training["losses"]

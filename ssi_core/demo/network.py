@@ -107,7 +107,6 @@ class DemoUNet(nn.Module):
         )
         if classes:
             self.label = layers.Linear(classes, embedding, bias=False)
-            nn.init.zeros_(self.label.weight)  # a network without classes can go on as one with them
         self.stem = layers.Conv2d(channels * patch**2, width, 3, padding=1)
 
         widths = [width * m for m in multipliers]

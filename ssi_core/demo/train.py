@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--label-dropout", type=float, metavar="RATE", help="teach the scenes' classes, leaving them out at this rate"
     )
     parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, with or without classes")
+    parser.add_argument(
+        "--levels", type=float, nargs=2, metavar=("MEAN", "SPREAD"),
+        help="of ln(noise over signal) in training; classes are learned where noise hides the picture [the kind's]",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=10_000, help="optimiser steps [10000]")
     parser.add_argument("--stop-at", type=int, metavar="STEP", help="end early, with the schedule of --steps [--steps]")
     parser.add_argument("--batch", type=int, default=64, help="images a step [64]")
@@ -86,7 +91,7 @@ def told(denoise: Callable[..., Tensor], labels: Tensor) -> Callable[[Tensor, Te
 
 
 def begin(network: DemoUNet, path: Path) -> None:
-    """Give a network the weights of a file; with classes where the file has none, it begins by ignoring them."""
+    """Give a network the weights of a file; where that has no classes, the network's own for them stay."""
     known, found = network.state_dict(), load_file(path)
     wrong = [name for name, value in found.items() if name not in known or known[name].shape != value.shape]
     if wrong or known.keys() - found.keys() - {"label.weight"}:
@@ -109,6 +114,8 @@ def train(o: argparse.Namespace) -> None:
     torch.manual_seed(o.seed)
     device = torch.device(o.device)
     kind = KINDS[o.kind]
+    if o.levels:
+        kind = replace(kind, mean=o.levels[0], spread=o.levels[1])
     shape: dict[str, Any] = {"image_size": SIZE, "channels": 3, "width": o.width}
     classes = 0 if o.label_dropout is None else len(CLASSES)
     if classes:
