@@ -9,6 +9,7 @@ levels and samples over the same: 2 N - 1 evaluations there and back.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ssi_core import (
     Inversion,
     Progress,
     demo_denoiser,
+    flow_sigmas,
     gaussianity,
     invert,
     karras_sigmas,
@@ -39,7 +41,7 @@ from ssi_core.morph import morph
 from ssi_core.report.figures import new_figure, save_plot
 
 SKIPS = (0.03, 0.05, DEFAULT_SKIP, 0.1, 0.15)
-"""What `invert` takes as skip, in the flow's time."""
+"""What `invert` is given as skip, in the flow's time; a skip that it chooses itself belongs here too."""
 COLUMNS = ("psnr", "std", "chan", "ks", "kurtosis", "edge", "gaussian")
 DRAWN = 50_000
 """First seed of the noise that RF-Inversion is led to."""
@@ -52,8 +54,8 @@ class Way:
     name: str
     solver: str = "euler"
     skip: float = 0.0
-    even: bool = False
-    """Levels evenly spaced in t, as flow models are sampled; else Karras levels."""
+    schedule: Callable[..., Tensor] = flow_sigmas
+    """Even in t, as flow models are sampled, unless said."""
     gamma: float | None = None
     """Strength of RF-Inversion's control on the way up."""
     eta: float = 0.0
@@ -66,16 +68,11 @@ class Way:
             return unit_noise(images, range(DRAWN, DRAWN + len(images)))
         return unit_noise(images, range(len(images))) if self.skip else None
 
-    def levels(self, steps: int, denoise: DemoDenoiser) -> Tensor:
-        if not self.even:
-            return karras_sigmas(steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
-        levels = torch.linspace(denoise.sigma_max, denoise.sigma_min, steps, dtype=torch.float64)
-        return torch.cat([levels, levels.new_zeros(1)])
-
     def up(self, denoise: DemoDenoiser, images: Tensor, steps: int) -> Inversion:
         drawn = self.put_in(images)
         solver = self.solver if self.gamma is None or drawn is None else controlled(drawn, self.gamma)
-        found = invert(denoise, images, self.levels(steps, denoise), skip=self.skip, solver=solver, grid="spread")
+        sigmas = self.schedule(steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+        found = invert(denoise, images, sigmas, skip=self.skip, solver=solver, grid="spread")
         return replace(found, solver=self.solver)
 
     def trip(self, denoise: DemoDenoiser, images: Tensor, steps: int) -> Trip:
@@ -89,20 +86,21 @@ class Way:
         return Trip(images, found.noise, back, found.nfe + spent[0])
 
 
-LED = Way("RF-Inversion, gamma .5; free way back", even=True, gamma=0.5)
+LED = Way("RF-Inversion, gamma .5; free way back", gamma=0.5)
+"""The authors' gamma."""
 WAYS = (
-    Way("base, Euler, even levels", even=True),
     Way("base, Euler"),
     Way(f"base, {DEFAULT_SOLVER}", DEFAULT_SOLVER),
+    *(replace(LED, name=f"RF-Inversion, gamma {gamma}; free way back", gamma=gamma) for gamma in (0.02, 0.1)),
     LED,
     replace(LED, name="the same; way back led to the image, eta .9, first quarter", eta=0.9, share=0.25),
     replace(LED, name="the same; way back led to the image, eta .9, all of it", eta=0.9),
-    Way(f"SSI {DEFAULT_SKIP:g}, Euler, even levels", skip=DEFAULT_SKIP, even=True),
     Way(f"SSI {DEFAULT_SKIP:g}, Euler", skip=DEFAULT_SKIP),
-    Way(f"SSI {DEFAULT_SKIP:g}, ab2-log", "ab2-log", DEFAULT_SKIP),
+    Way(f"SSI {DEFAULT_SKIP:g}, ab2", "ab2", DEFAULT_SKIP),
+    Way(f"SSI {DEFAULT_SKIP:g}, {DEFAULT_SOLVER}, Karras levels", DEFAULT_SOLVER, DEFAULT_SKIP, karras_sigmas),
     *(Way(f"SSI {skip}, {DEFAULT_SOLVER}", DEFAULT_SOLVER, skip) for skip in SKIPS),
 )
-DEFAULT = next(way for way in WAYS if (way.solver, way.skip) == (DEFAULT_SOLVER, DEFAULT_SKIP))
+DEFAULT = next(way for way in WAYS if way == Way(way.name, DEFAULT_SOLVER, DEFAULT_SKIP))
 SHOWN = (WAYS[0], LED, DEFAULT)
 """Ways of the picture, and of the morphs."""
 

@@ -23,14 +23,16 @@ from ..models.commands import describe
 from ..models.load import usable
 from ..models.pixel import Conditioned, PixelModel
 from ..models.presets import PRESETS, Preset
-from ..schedule import exponential_sigmas, karras_sigmas
+from ..schedule import exponential_sigmas, flow_sigmas, karras_sigmas
 from ..solver import SOLVERS, find_solver
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
     "half": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
-SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
+SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas, "flow": flow_sigmas}
+AUTO = "auto"
+"""Instead of a schedule: "flow" for flow models, "karras" for all others."""
 
 Loaded = DemoDenoiser | Conditioned | Guided
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
@@ -56,7 +58,9 @@ Dtype = Annotated[
 Steps = Annotated[int, typer.Option(min=1, help="Noise levels of the whole schedule, sigma_max to sigma_min.")]
 Skip = Annotated[float, typer.Option(min=0, help="sigma_skip: noise added before inverting. 0: the base method.")]
 Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
-Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
+Schedule = Annotated[
+    str, typer.Option(help=f"{AUTO} (flow for flow models, else karras), or one of: {', '.join(SCHEDULES)}.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
 
 
@@ -149,18 +153,20 @@ class InversionOptions:
     steps: Steps = 20
     skip: Skip = DEFAULT_SKIP
     solver: Solve = DEFAULT_SOLVER
-    schedule: Schedule = "karras"
+    schedule: Schedule = AUTO
     seed: Seed = 0
 
     def check(self) -> None:
         """Raise InputError for a schedule or solver that does not exist; needs no model."""
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule {self.schedule!r}: unknown; known are {', '.join(SCHEDULES)}")
+        if self.schedule not in (AUTO, *SCHEDULES):
+            raise InputError(f"schedule {self.schedule!r}: unknown; known are {AUTO}, {', '.join(SCHEDULES)}")
         find_solver(self.solver)
 
     def sigmas(self, denoise: Loaded) -> Tensor:
         """The schedule, over the model's range."""
-        return SCHEDULES[self.schedule](self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+        own = "flow" if getattr(denoise, "is_flow", False) else "karras"
+        schedule = SCHEDULES[own if self.schedule == AUTO else self.schedule]
+        return schedule(self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 
 def preset_named(name: str, context: typer.Context) -> Preset:

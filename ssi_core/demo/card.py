@@ -13,7 +13,7 @@ from safetensors import safe_open
 from ..artifact import write_text
 from ..image import contact_sheet, save_image
 from ..inversion import reconstruct, unit_noise
-from ..schedule import karras_sigmas
+from ..schedule import flow_sigmas, karras_sigmas
 from .kinds import KINDS
 from .model import DEMO_MODELS, demo_denoiser, facts_of
 from .photos import PHOTOS
@@ -35,7 +35,8 @@ def sample_sheet(name: str) -> Path:
 def draw_samples(name: str) -> None:
     denoise = demo_denoiser(name=name)
     shape = torch.empty(48, denoise.channels, denoise.image_size, denoise.image_size)
-    levels = karras_sigmas(24, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+    schedule = flow_sigmas if denoise.is_flow else karras_sigmas
+    levels = schedule(24, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
     rows = torch.arange(48) // 12
     painter = denoise.conditioned(rows % len(denoise.classes)) if denoise.classes else denoise
     samples = reconstruct(painter, unit_noise(shape, range(48)), levels)
@@ -141,6 +142,23 @@ The longer-trained model denoises better, and its trajectories are stiffer: firs
 every skip, and with 10 or 20 Euler steps that loss hides what the singularity costs. Its noise is the better one. This
 file was chosen because it shows, at few Euler steps, what the large published models show; the choice was made on the
 very images that the figures in the README are measured on, so take those as figures of this model, not of the method.
+""",
+    "demo-flow": """sigma is the flow's time t, the loss |v - (n - x0)|^2. At t = 1, where nothing can be known of the
+picture, the variance of the pictures is the least there can be (.09 for scenes and .31 for crops, each about their own
+mean). The samples are of 24 even levels.
+
+The run was meant to go on to `--steps`, with the learning rate's cosine over all of them; it was ended early for want
+of time, on one thread of two cores that several others shared, so its minutes say nothing about speed. What it is
+measured for: [docs/beyond.md](../../docs/beyond.md#flow-models).
+""",
+    "demo-classes": """Its pictures are drawn scenes alone, in the classes of `scenes.CLASSES` in turn: 0 summer,
+which is what `demo` knows, 1 autumn, 2 winter, 3 night; in the samples a row is a class. It began with the weights of `demo`,
+and was told the class of most pictures and none of the others; photographs it was not shown again. Most of what noise
+of sigma 5 and more hides is told by the class alone, and there it is learned: hence `--levels`. With the levels of
+`demo` it had hardly taken notice of the classes after 500 steps (loss .757 and .767 at sigma 80, told and not told).
+
+It was trained on one thread of two cores that several others shared, about ten minutes of one core's time. What it is
+measured for: [docs/beyond.md](../../docs/beyond.md#editing).
 """,
 }
 """Model -> what its file does not tell."""
