@@ -152,10 +152,10 @@ of time, on one thread of two cores that several others shared, so its minutes s
 measured for: [docs/beyond.md](../../docs/beyond.md#flow-models).
 """,
     "demo-classes": """Its pictures are drawn scenes alone, in the classes of `scenes.CLASSES` in turn: 0 summer,
-which is what `demo` knows, 1 autumn, 2 winter, 3 night; in the samples a row is a class. It began with the weights of `demo`,
-and was told the class of most pictures and none of the others; photographs it was not shown again. Most of what noise
-of sigma 5 and more hides is told by the class alone, and there it is learned: hence `--levels`. With the levels of
-`demo` it had hardly taken notice of the classes after 500 steps (loss .757 and .767 at sigma 80, told and not told).
+which is what `demo` knows, 1 autumn, 2 winter, 3 night; in the samples a row is a class. It began with the weights of
+`demo`, and was told the class of most pictures and none of the others; photographs it was not shown again. Most of what
+noise of sigma 5 and more hides is told by the class alone, and there it is learned: hence `--levels`. With the levels
+of `demo` it had hardly taken notice of the classes after 500 steps (loss .757 and .767 at sigma 80, told and not told).
 
 It was trained on one thread of two cores that several others shared, about ten minutes of one core's time. What it is
 measured for: [docs/beyond.md](../../docs/beyond.md#editing).
