@@ -270,7 +270,7 @@ def test_class_edit(server, tmp_path):
     assert_same_pictures(opened(files["Original"]), wanted)
     truth = torch.cat([draw_scenes([HELD_OUT + 4 + i], labels=1 + i) for i in range(3)])
     assert (psnr(edited, truth) > psnr(wanted, truth) + 3).all()
-    assert texts["Is it Gaussian?"].startswith("image 1: Gaussian")
+    assert texts["Is it Gaussian?"].startswith("Gaussian: 3 of 3 pass")
     _, files = run(server, "demo_class_edit", tmp_path / "same", **{"What it shall show.label": "0"})
     back = reconstruct(model.conditioned(0), found.noise, found.sigmas)
     assert_same_pictures(opened(files["Edited"]), back)
