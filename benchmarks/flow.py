@@ -95,6 +95,7 @@ WAYS = (
     LED,
     replace(LED, name="the same; way back led to the image, eta .9, first quarter", eta=0.9, share=0.25),
     replace(LED, name="the same; way back led to the image, eta .9, all of it", eta=0.9),
+    replace(LED, name="the drawn noise, no inversion; way back led, eta .9, all of it", gamma=1.0, eta=0.9),
     Way(f"SSI {DEFAULT_SKIP:g}, Euler", skip=DEFAULT_SKIP),
     Way(f"SSI {DEFAULT_SKIP:g}, ab2", "ab2", DEFAULT_SKIP),
     Way(f"SSI {DEFAULT_SKIP:g}, {DEFAULT_SOLVER}, Karras levels", DEFAULT_SOLVER, DEFAULT_SKIP, karras_sigmas),
