@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from ssi_core import (
     invert,
     karras_sigmas,
     reconstruct,
+    singularity_curve,
     slerp,
     unit_noise,
 )
@@ -36,7 +38,7 @@ from ssi_core.evaluate.controlled import controlled
 from ssi_core.evaluate.metrics import METRICS, Trip
 from ssi_core.image import contact_sheet, to_pixels
 from ssi_core.inversion import DEFAULT_SKIP, DEFAULT_SOLVER
-from ssi_core.metrics import cosine, psnr
+from ssi_core.metrics import cosine, mse, psnr
 from ssi_core.morph import morph
 from ssi_core.report.figures import new_figure, save_plot
 
@@ -86,6 +88,19 @@ class Way:
         return Trip(images, found.noise, back, found.nfe + spent[0])
 
 
+def karras_ratios(steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:
+    """Karras levels of t / (1 - t), up to 80; the largest is pure noise."""
+    ratios = karras_sigmas(steps, sigma_min=sigma_min / (1 - sigma_min))
+    levels = ratios / (1 + ratios)
+    levels[0] = sigma_max
+    return levels
+
+
+LEVELS: dict[str, Callable[..., Tensor]] = {
+    "shift 1.5": partial(flow_sigmas, shift=1.5), "shift 3": partial(flow_sigmas, shift=3.0),
+    "Karras levels of t": karras_sigmas, "Karras levels of t / (1 - t)": karras_ratios,
+}  # fmt: skip
+"""In place of even ones."""
 LED = Way("RF-Inversion, gamma .5; free way back", gamma=0.5)
 """The authors' gamma."""
 WAYS = (
@@ -98,7 +113,10 @@ WAYS = (
     replace(LED, name="the drawn noise, no inversion; way back led, eta .9, all of it", gamma=1.0, eta=0.9),
     Way(f"SSI {DEFAULT_SKIP:g}, Euler", skip=DEFAULT_SKIP),
     Way(f"SSI {DEFAULT_SKIP:g}, ab2", "ab2", DEFAULT_SKIP),
-    Way(f"SSI {DEFAULT_SKIP:g}, {DEFAULT_SOLVER}, Karras levels", DEFAULT_SOLVER, DEFAULT_SKIP, karras_sigmas),
+    *(
+        Way(f"SSI {DEFAULT_SKIP:g}, {DEFAULT_SOLVER}, {name}", DEFAULT_SOLVER, DEFAULT_SKIP, levels)
+        for name, levels in LEVELS.items()
+    ),
     *(Way(f"SSI {skip}, {DEFAULT_SOLVER}", DEFAULT_SOLVER, skip) for skip in SKIPS),
 )
 DEFAULT = next(way for way in WAYS if way == Way(way.name, DEFAULT_SOLVER, DEFAULT_SKIP))
@@ -117,11 +135,12 @@ def main() -> None:
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
     denoise = demo_denoiser(name="demo-flow")
-    scenes, photos = draw_scenes(range(HELD_OUT, HELD_OUT + max(o.count, o.pairs))), held_out_photos()
+    scenes, photos = draw_scenes(range(HELD_OUT, HELD_OUT + max(o.count, o.pairs, 4))), held_out_photos()
     print(denoise.signature)
     for steps in o.steps:
         table(f"{o.count} scenes", scenes[: o.count], steps, denoise)
         table(f"{o.count} photo crops", photos[: o.count], steps, denoise)
+    disturbed({"scenes": scenes[: o.count], "photo crops": photos[: o.count]}, 20, denoise)
     strips = morphs(torch.cat([scenes[: o.pairs], photos[: o.pairs]]), 20, o.frames, denoise)
     o.out.parent.mkdir(parents=True, exist_ok=True)
     draw(torch.cat([scenes[[0, 3]], photos[[4, 5]]]), strips, denoise, o.out)
@@ -139,6 +158,20 @@ def table(name: str, images: Tensor, steps: int, denoise: DemoDenoiser) -> None:
         print(f"| {way.name} | {trip.nfe} | {' | '.join(figures)} | {alike} |", flush=True)
     floors = (f"{float(getattr(trip.report.floor, column)):.4g}" for column in COLUMNS[2:-1])
     print(f"| true Gaussian noise | | | 1 | {' | '.join(floors)} | 1 | |")
+
+
+def disturbed(sets: dict[str, Tensor], steps: int, denoise: DemoDenoiser) -> None:
+    """Print where the network stops following the noise, and what 5% of fresh noise on a latent does to the picture."""
+    levels = karras_sigmas(32, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+    for name, images in sets.items():
+        stops = singularity_curve(denoise, images, levels).stops
+        print(f"\n{name}: the network stops following at t {float(stops.median()):.3f} (median)")
+        print(f"\n| MSE after 5% noise, N={steps} | {name} |\n|---|---|")
+        for way in (WAYS[0], WAYS[1], DEFAULT):
+            found = way.up(denoise, images, steps)
+            noise = found.noise + 0.05 * unit_noise(images, range(10_000, 10_000 + len(images)))
+            back = reconstruct(denoise, noise, found.sigmas, solver=found.solver)
+            print(f"| {way.name} | {float(mse(back, images).mean()):.5f} |", flush=True)
 
 
 def morphs(pictures: Tensor, steps: int, frames: int, denoise: DemoDenoiser) -> list[Tensor]:
@@ -169,7 +202,8 @@ def morphs(pictures: Tensor, steps: int, frames: int, denoise: DemoDenoiser) -> 
 def draw(pictures: Tensor, strips: list[Tensor], denoise: DemoDenoiser, path: Path) -> None:
     """Pictures, their noises in green (Gaussian) or red frames, what came back at N=20; and two morphs."""
     figure = new_figure(13, 13.5)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[7, 6.5])
+    halves = figure.add_gridspec(2, 1, height_ratios=[7, 6.5])
+    top, bottom = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     trips = {wrapped(way.name): way.trip(denoise, pictures, 20) for way in SHOWN}
     columns = [("held out", pictures), *((f"noise\n{name}", trip.noise / 3) for name, trip in trips.items()),
                *((f"back\n{name}", trip.back) for name, trip in trips.items())]  # fmt: skip

@@ -92,9 +92,7 @@ class ModelOptions:
             return Chosen(denoise.image_size, denoise.classes, self.label, lambda: denoise)
         if not Path(self.model).exists():
             shipped = ", ".join(map(repr, DEMO_MODELS))
-            raise InputError(
-                f"model {self.model!r}: unknown; neither a file, nor shipped with this package ({shipped})"
-            )
+            raise InputError(f"model {self.model!r}: unknown; neither shipped with this package ({shipped}) nor a file")
         arguments, known_as = read_settings(self.set_)
         found = describe(self.model, name=known_as, overrides=arguments)
         if found.undecided is not None:
