@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ssi_core import Flow, Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, save_image
+from ssi_core import (
+    Flow,
+    Inversion,
+    demo_denoiser,
+    gaussianity,
+    invert,
+    karras_sigmas,
+    load_image,
+    reconstruct,
+    save_image,
+)
 from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.image import to_pixels
@@ -145,6 +155,27 @@ def test_morph_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
     assert ssi(capsys, "morph", *artefacts, "--frames", 3, "--out", out)[0] == 0
 
 
+def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):
+    out = tmp_path / "edits"
+    code, told, _ = ssi(
+        capsys, "edit", *pictures, "--from", "summer", "--to", "winter", "--to", "3", "--out", out, *FEW
+    )
+    assert code == 0 and "14 evaluations" in told  # four up, five down for each class
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"scene {i}.{what}.png" for i in range(2) for what in ("3", "edits", "winter")
+    ]
+    assert Image.open(out / "scene 0.edits.png").size == (3 * (128 + 4), 128 + 4)
+    model, x0 = demo_denoiser(name="demo-classes"), load_image(pictures[1], 32)
+    inversion = invert(model.conditioned(0), x0, karras_sigmas(6), skip=0.1, seed=1)
+    wanted = reconstruct(model.conditioned(2), inversion.noise, inversion.sigmas)
+    apart = np.abs(to_pixels(load_image(out / "scene 1.winter.png")).astype(int) - to_pixels(wanted))
+    assert apart.max() <= 1
+    guided = ["--guidance", "3", "--out", tmp_path / "guided"]
+    code, told, _ = ssi(capsys, "edit", pictures[1], "--from", 0, "--to", "winter", *guided, *FEW)
+    assert code == 0 and "asking the network twice" in told
+    assert (load_image(tmp_path / "guided" / "scene 1.winter.png") - wanted).abs().max() > 0.05
+
+
 def test_an_artefact_of_several_pictures(capsys, tmp_path):
     several, out = tmp_path / "several.ssi.safetensors", tmp_path / "out"
     scenes = draw_scenes(range(HELD_OUT, HELD_OUT + 3))
@@ -205,6 +236,10 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["morph", "{picture}", "{picture}", "{picture}", "--frames", "2"], "fewer than the 3 keyframes"),
         (["morph", "{picture}", "{picture}", "--format", "avi"], "use webp, gif, mp4"),
         (["morph", "{picture}", "{picture}", "--pace", "brisk"], "pace 'brisk': unknown; known are even, angle"),
+        (["edit", "{picture}", "--from", "summer", "--to", "spring"], "4 classes (counted from 0): summer, autumn"),
+        (["edit", "{picture}", "--from", "4", "--to", "0"], "label 4: the model has 4 classes"),
+        (["edit", "{picture}", "--from", "0", "--to", "1", "--model", "demo"], "label 0: the model has no classes"),
+        (["invert", "{picture}", "--model", "demo-classes", "--label", "spring"], "label spring: the model has 4"),
         (["invert", "a [final][/x].png"], "a [final][/x].png: no such file"),
     ],
 )
@@ -216,7 +251,7 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, tmp_path, pictures, argum
     filled = [a.format(picture=pictures[0], text=text, dot=dot) for a in arguments]
     if "--out" not in filled and filled[0] != "inspect":
         filled += ["--out", str(out)]
-    if filled[0] in ("invert", "morph"):
+    if filled[0] in ("invert", "morph", "edit"):
         filled += ["--steps", "3"]
     code, _, said = ssi(capsys, *filled)
     assert code == 2

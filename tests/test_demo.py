@@ -1,5 +1,7 @@
 """The demo's models, drawn scenes and photo crops: their interfaces. How good they are is measured elsewhere."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from exact import normal
@@ -7,9 +9,10 @@ from exact import normal
 from ssi_core import VE, Flow, InputError, demo_denoiser, invert, karras_sigmas, reconstruct
 from ssi_core.demo.kinds import KINDS
 from ssi_core.demo.model import DEMO_MODELS, DemoDenoiser, facts_of
+from ssi_core.demo.network import DemoUNet
 from ssi_core.demo.photos import PHOTOS, SHEET, held_out_photos, photo_crops, photo_regions, write_sheet
-from ssi_core.demo.scenes import HELD_OUT, draw_scenes
-from ssi_core.demo.train import options, train
+from ssi_core.demo.scenes import CLASSES, HELD_OUT, draw_scenes
+from ssi_core.demo.train import begin, options, train
 
 
 @pytest.fixture(scope="module", params=DEMO_MODELS)
@@ -98,6 +101,69 @@ def test_model_is_refused_other_sizes_in_words(model):
         invert(model, torch.zeros(1, 3, 16, 16), levels(model, 4))
 
 
+def test_model_of_classes_says_and_uses_them():
+    model = demo_denoiser(name="demo-classes")
+    assert DEMO_MODELS["demo-classes"].stat().st_size <= 8e6
+    assert model.classes == tuple(CLASSES)
+    x, sigma = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 20, torch.full((2,), 20.0)
+    of_each = [model.conditioned(label)(x, sigma) for label in range(4)]
+    assert min(float((a - b).abs().mean()) for a, b in combinations(of_each, 2)) > 0.01
+    assert torch.equal(model.conditioned([1, 3])(x, sigma), torch.stack([of_each[1][0], of_each[3][1]]))
+    nothing = model(x, sigma)
+    assert torch.equal(nothing, model.conditioned(None)(x, sigma))
+    guided = model.conditioned(2, 3.0)(x, sigma)
+    torch.testing.assert_close(guided, nothing + 3 * (of_each[2] - nothing), atol=1e-5, rtol=0)
+    for label in (4, -1):
+        with pytest.raises(ValueError, match=f"label {label}: the model has 4 classes"):
+            model.conditioned(label)
+    with pytest.raises(ValueError, match="the model has no classes"):
+        demo_denoiser().conditioned(0)
+
+
+def test_model_of_classes_knows_what_it_draws():
+    """At a high noise level its estimate of a class is nearer to that class's mean than to any other's."""
+    model, sigma = demo_denoiser(name="demo-classes"), torch.full((1,), 60.0)
+    means = [draw_scenes(range(64), labels=label).mean(0) for label in range(4)]
+    x = 60 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for label in range(4):
+        found = model.conditioned(label)(x, sigma)[0]
+        apart = [float((found - mean).square().mean()) for mean in means]
+        assert apart.index(min(apart)) == label
+
+
+def test_a_class_edit_paints_the_hills_white_and_leaves_the_sky():
+    model, x0 = demo_denoiser(name="demo-classes"), draw_scenes(range(HELD_OUT, HELD_OUT + 4))
+    truth = draw_scenes(range(HELD_OUT, HELD_OUT + 4), labels=2)
+    found = invert(model.conditioned(0), x0, karras_sigmas(20))
+    edited = reconstruct(model.conditioned(2), found.noise, found.sigmas)
+    before, after = ((image - truth)[:, :, 22:].square().mean() for image in (x0, edited))
+    assert after < 0.25 * before
+    assert (edited - x0)[:, :, :8].square().mean() < 0.01
+
+
+TINY = ["--width", "8", "--steps", "2", "--batch", "8", "--scenes", "16", "--photos", "0", "--lr", "0.01"]
+
+
+def test_training_with_classes_from_a_model_without(tmp_path):
+    plain, path = tmp_path / "plain.safetensors", tmp_path / "classes.safetensors"
+    train(options(["--out", str(plain), *TINY]))
+    before, network = DemoDenoiser(plain, "cpu"), DemoUNet(width=8, classes=4)
+    begin(network, plain)
+    x, level = torch.randn(2, 3, 32, 32), torch.tensor([-0.5, 0.7])
+    for labels in (None, torch.zeros(2, 4)):
+        assert torch.equal(network(x, level, labels), before.network(x, level))
+    assert not torch.equal(network(x, level, torch.eye(4)[:2]), before.network(x, level))
+    with pytest.raises(SystemExit, match="is of another network"):
+        begin(DemoUNet(width=16, classes=4), plain)
+    train(options(["--out", str(path), *TINY, "--label-dropout", "0.5", "--start", str(plain)]))
+    facts, after = facts_of(path), DemoDenoiser(path, "cpu")
+    assert (facts["classes"], facts["network"]["classes"]) == (list(CLASSES), 4)
+    assert set(facts["training"]["losses"]) == {"scenes", "scenes, class not told"}
+    sigma = torch.ones(2)
+    assert not torch.equal(after.conditioned(0)(x, sigma), after.conditioned(1)(x, sigma))
+    assert before.classes == ()
+
+
 def test_scene_depends_on_its_seed_only():
     whole = draw_scenes([5, HELD_OUT, 17])
     assert whole.shape == (3, 3, 32, 32)
@@ -148,3 +214,21 @@ def test_shipped_sheet_is_what_the_script_writes(tmp_path):
     crops = photo_crops(32, 32, seed=0, held_out=True)
     # Pillow and torch versions may round a level the other way.
     assert (held_out_photos() - crops).abs().max() <= 1.5 / 127.5
+
+
+def test_a_scene_in_another_class_is_the_same_scene():
+    """The first class is the scene as ever; autumn and winter leave sky and house walls alone, night darkens all."""
+    seeds = range(HELD_OUT, HELD_OUT + 8)
+    plain = draw_scenes(seeds)
+    drawn = {name: draw_scenes(seeds, labels=label) for label, name in enumerate(CLASSES)}
+    assert torch.equal(drawn["summer"], plain)
+    mixed = draw_scenes(seeds, labels=[0, 1, 2, 3] * 2)
+    for i, name in enumerate([*CLASSES] * 2):
+        assert torch.equal(mixed[i], drawn[name][i])
+    for name in ("autumn", "winter"):
+        left = (drawn[name] - plain).abs().amax(1) < 1e-6
+        assert left[:, :12].float().mean() > 0.9  # the sky
+        assert 0.3 < left.float().mean() < 0.8
+    assert drawn["winter"][:, :, 20:].mean() > plain[:, :, 20:].mean() + 0.3
+    assert drawn["autumn"][:, 0, 20:].mean() - drawn["autumn"][:, 1, 20:].mean() > 0.3
+    assert drawn["night"].mean() < plain.mean() - 0.5

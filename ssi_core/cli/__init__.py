@@ -18,6 +18,7 @@ from ..errors import Cancelled, DenoiserError, InputError
 from ..models.family import Undecided
 from ..version import __version__
 from .checkpoints import convert_command, describe_command, models_command
+from .edit import edit_command
 from .evaluate import evaluate_command
 from .morph import morph_command
 from .options import settings
@@ -38,6 +39,7 @@ for name, command, example in (
     ("invert", invert_command, "ssi invert photos/*.jpg --steps 20 --skip 0.05 --out noises"),
     ("reconstruct", reconstruct_command, "ssi reconstruct out/photo.ssi.safetensors --original photo.jpg"),
     ("morph", morph_command, "ssi morph a.jpg b.jpg c.jpg --loop --frames 72 --out morphs"),
+    ("edit", edit_command, "ssi edit scene.png --from summer --to winter --to night"),
     ("inspect", inspect_command, "ssi inspect out/photo.ssi.safetensors --image photo.jpg"),
     ("demo", demo_command, "ssi demo --out out/demo"),
     ("evaluate", evaluate_command, "ssi evaluate table2 --model demo --out out/table2"),

@@ -15,13 +15,14 @@ import typer
 from torch import Tensor
 
 from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
+from ..denoiser import Guided
 from ..errors import InputError
 from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
 from ..inversion import DEFAULT_SOLVER
 from ..models import load_checkpoint
 from ..models.commands import describe
 from ..models.load import usable
-from ..models.pixel import Conditioned
+from ..models.pixel import Conditioned, PixelModel
 from ..models.presets import PRESETS, Preset
 from ..schedule import exponential_sigmas, flow_sigmas, karras_sigmas
 from ..skip import DEFAULT_SKIP, Auto
@@ -35,7 +36,7 @@ SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas, "flow":
 AUTO = "auto"
 """Instead of a schedule: "flow" for flow models, "karras" for all others."""
 
-Loaded = DemoDenoiser | Conditioned
+Loaded = DemoDenoiser | Conditioned | Guided
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
 Model = Annotated[
     str,
@@ -46,7 +47,9 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="name=value: what a checkpoint does not tell itself.")]
-Label = Annotated[int | None, typer.Option(min=0, help="Class, for class-conditional models.")]
+Label = Annotated[
+    str | None, typer.Option(help="Class, for class-conditional models: its number, or its name where they have names.")
+]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -92,18 +95,13 @@ class ModelOptions:
         """
         device, dtype = usable_device(self.device), usable_dtype(self.dtype)
         if self.model in DEMO_MODELS:
-            if self.set_ or self.label is not None or dtype != torch.float32:
-                raise InputError(
-                    f"model {self.model!r}: needs no --set, has no classes for --label and computes in float32; leave "
-                    f"them out"
-                )
+            if self.set_ or dtype != torch.float32:
+                raise InputError(f"model {self.model!r}: needs no --set and computes in float32; leave them out")
             denoise = demo_denoiser(device, name=self.model)
-            return Chosen(denoise.image_size, lambda: denoise)
+            return Chosen(denoise.image_size, denoise.classes, self.label, lambda: denoise)
         if not Path(self.model).exists():
             shipped = ", ".join(map(repr, DEMO_MODELS))
-            raise InputError(
-                f"model {self.model!r}: unknown; neither a file, nor shipped with this package ({shipped})"
-            )
+            raise InputError(f"model {self.model!r}: unknown; neither shipped with this package ({shipped}) nor a file")
         arguments, known_as = read_settings(self.set_)
         found = describe(self.model, name=known_as, overrides=arguments)
         if found.undecided is not None:
@@ -112,23 +110,47 @@ class ModelOptions:
             raise InputError(f"model {self.model}: does not tell its image size; say it with --set image_size=256")
         if found.num_classes and self.label is None and not found.null_label:
             raise InputError(f"model {self.model}: has {found.num_classes} classes; choose one with --label")
-        if self.label is not None and self.label >= found.num_classes:
-            raise InputError(f"label {self.label}: the model has {found.num_classes or 'no'} classes (counted from 0)")
-
-        def load() -> Loaded:
-            model = load_checkpoint(self.model, device=device, dtype=dtype, name=known_as, **arguments)
-            return model.conditioned(self.label)
-
-        return Chosen(found.image_size, load)
+        classes = tuple(map(str, range(found.num_classes)))
+        return Chosen(found.image_size, classes, self.label, lambda: load_checkpoint(
+            self.model, device=device, dtype=dtype, name=known_as, **arguments
+        ))  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Chosen:
-    """A model that can be loaded."""
+    """A model that can be loaded, and its class.
 
-    image_size: int
-    """What pictures are fitted to."""
-    load: Callable[[], Loaded]
+    Args:
+        image_size: what pictures are fitted to.
+        classes: names of the model's classes, in the order of their numbers.
+        label: the class by name or number; None for none.
+        read: loads the model itself, without a class.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        classes: Sequence[str],
+        label: str | None,
+        read: Callable[[], DemoDenoiser | PixelModel],
+    ) -> None:
+        self.image_size, self.classes, self.read = image_size, classes, read
+        self.label = None if label is None else self.number(label)
+
+    def number(self, label: str) -> int:
+        """A class's number, from its name or number; raises InputError where there is none."""
+        if label in self.classes:
+            return self.classes.index(label)
+        if label.isascii() and label.isdigit() and int(label) < len(self.classes):
+            return int(label)
+        named = f": {', '.join(self.classes)}" if self.classes and not self.classes[0].isdigit() else ""
+        raise InputError(f"label {label}: the model has {len(self.classes) or 'no'} classes (counted from 0){named}")
+
+    def load(self) -> Loaded:
+        """The model as a denoiser of its class."""
+        return self.read().conditioned(self.label)
 
 
 @dataclass(frozen=True)

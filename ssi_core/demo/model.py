@@ -10,15 +10,19 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..denoiser import Guided
 from ..errors import InputError
 from ..models.layers import Layers
+from ..models.pixel import Labels
 from .kinds import KINDS
 from .network import DemoUNet
 
 DEMO_MODELS = {
     "demo": Path(__file__).with_name("demo32.safetensors"),
     "demo-flow": Path(__file__).with_name("demo32-flow.safetensors"),
+    "demo-classes": Path(__file__).with_name("demo32-classes.safetensors"),
 }
 """The models that ship with this package, by the names that the command line knows."""
 
@@ -31,7 +35,11 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 class DemoDenoiser:
-    """D(x, sigma) of a demo model: x [B, 3, 32, 32] in the coordinate of its `process`, images in [-1, 1]."""
+    """D(x, sigma) of a demo model: x [B, 3, 32, 32] in the coordinate of its `process`, images in [-1, 1].
+
+    With classes it is also D(x, sigma, weights of the classes [B, classes]), zeros, or nothing, for no class; for
+    solvers `conditioned` makes it a denoiser of x and sigma again.
+    """
 
     dtype = torch.float32
 
@@ -49,13 +57,34 @@ class DemoDenoiser:
         self.process, self.sigma_min, self.sigma_max = kind.process, kind.sigma_min, kind.sigma_max
         self.image_size: int = facts["network"]["image_size"]
         self.channels: int = facts["network"]["channels"]
+        self.classes: tuple[str, ...] = tuple(facts.get("classes", ()))
+        """Names, in the order of the labels; empty for a model without classes."""
         self.signature = f"demo:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
         self._denoise = kind.denoiser(self.network)
         self.is_flow = self._denoise.is_flow
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self._denoise(x.to(self.dtype), sigma.to(self.dtype))
+    def __call__(self, x: Tensor, sigma: Tensor, *weights: Tensor) -> Tensor:
+        return self._denoise(x.to(self.dtype), sigma.to(self.dtype), *weights)
+
+    def conditioned(self, labels: Labels, guidance: float = 1.0) -> DemoDenoiser | Guided:
+        """A denoiser of one class, or of one per image.
+
+        Args:
+            labels: places in `classes`, one for all or [B]. None: no class, which is the model itself.
+            guidance: scale of classifier-free guidance against no class; 1 is none. Any other asks the network twice.
+
+        Raises:
+            InputError: the model has no such class.
+        """
+        if labels is None:
+            return self
+        given = torch.as_tensor(labels).reshape(-1)
+        wrong = [label for label in given.tolist() if label not in range(len(self.classes))]
+        if wrong:
+            raise InputError(f"label {wrong[0]}: the model has {len(self.classes) or 'no'} classes (counted from 0)")
+        weights = F.one_hot(given.long(), len(self.classes)).to(self.device, self.dtype)
+        return Guided(self, weights, torch.zeros_like(weights), guidance)
 
 
 def demo_denoiser(device: str | torch.device = "cpu", layers: Layers = nn, *, name: str = "demo") -> DemoDenoiser:
@@ -64,11 +93,12 @@ def demo_denoiser(device: str | torch.device = "cpu", layers: Layers = nn, *, na
     Args:
         device: where to run it.
         layers: namespace of layer classes to build it from (a host's castable ones).
-        name: of `DEMO_MODELS`: "demo" (EDM) or "demo-flow" (rectified flow).
+        name: of `DEMO_MODELS`: "demo" (EDM), "demo-flow" (rectified flow) or "demo-classes" (EDM with the classes of
+            `scenes.CLASSES`).
 
     Returns:
         A callable (x [B, 3, 32, 32], sigma [B]) -> x0 estimate, float32, with `.process`, `.image_size`, `.channels`,
-        `.sigma_min`, `.sigma_max` and `.signature`.
+        `.sigma_min`, `.sigma_max`, `.classes` and `.signature`.
 
     Raises:
         InputError: no model of that name.
