@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from ssi_core import (
+    choose_skip,
     demo_denoiser,
     exponential_sigmas,
     gaussianity,
@@ -292,6 +293,23 @@ def test_singularity(server, tmp_path):
     _, inversion = engine(wanted, 0, skip=float(found.stops[0]))
     verdict = gaussianity(inversion.noise, wanted).verdict
     assert texts["verdict of Is its noise Gaussian?"] == str(verdict) == "True"
+
+
+def test_auto_skip(server, tmp_path):
+    texts, files = run(server, "demo_auto_skip", tmp_path)
+    denoise, wanted = demo_denoiser(), held_out_photos()[1:2]
+    choice = choose_skip(denoise, wanted, [denoise.sigma_max, 0.0], seed=0)
+    told = texts["What is foretold?"].splitlines()
+    assert told[0] == choice.reason and told[1].startswith(f"sigma {choice.skip:.4g} = ")
+    # What came of it is what the engine alone comes to, and near what was foretold.
+    _, inversion = engine(wanted, 0, skip=choice.skip)
+    back = psnr(reconstruct(denoise, inversion.noise, inversion.sigmas), wanted)
+    (found,) = figures(texts["How near is it?"], "PSNR")
+    assert found == pytest.approx(float(back), abs=0.05)
+    assert figures(told[3], "image 1:")[0] == pytest.approx(found, abs=1.0)
+    verdict = gaussianity(inversion.noise, wanted).verdict
+    assert texts["verdict of Is its noise Gaussian?"] == str(verdict) == "True"
+    assert len(files["Auto Skip"]) == 1
 
 
 def needed(name):
