@@ -11,6 +11,7 @@ import typer
 from ..gaussianity import gaussianity
 from ..image import contact_sheet, load_image, save_image
 from ..inversion import invert, reconstruct
+from ..skip import Auto
 from .options import Device, Dtype, InversionOptions, Model, ModelOptions, Out, Set, grouped
 from .terminal import made, progress_bar, result_names, spent, warn
 
@@ -44,11 +45,16 @@ def edit_command(
     own, others = network.conditioned(chosen.label), [network.conditioned(label, guidance) for label in labels]
     out, sigmas = made(out), how.sigmas(own)
     verdicts: list[bool] = []
-    nfe = 0
+    nfe, skip = 0, how.begin
+    if isinstance(skip, Auto):
+        batch = 1  # each picture its own
     for start in range(0, len(pictures), batch):
         x0 = torch.cat(pictures[start : start + batch]).to(network.device)
         with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
-            found = invert(own, x0, sigmas, skip=how.skip, solver=how.solver, seed=how.seed + start, progress=watch)
+            found = invert(
+                own, x0, sigmas, skip=skip, solver=how.solver, injection=how.injection, seed=how.seed + start,
+                progress=watch,
+            )  # fmt: skip
         nfe, edits = found.nfe, []
         for label, denoise in zip(wanted, others, strict=True):
             with progress_bar(f"sampling as {label}") as watch:
