@@ -57,6 +57,8 @@ RESOLVED = 15
 """Levels of a way back, the last 0 among them, under which a forecast is not to be trusted."""
 ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
+BEYOND = 3.0
+"""Factor over the largest level looked at that an answer may lie at."""
 APART = 1.5
 """Factor that two trials lie apart at least, so that they tell a slope."""
 
@@ -153,6 +155,8 @@ class Choice:
         """One sentence."""
         worst = f"{float(self.foretold.psnr.min()):.1f} dB"
         told = f"skip {self.skip:.3g} for {self.goal}: {worst} and {_share(self.foretold.leftover)} leftover foretold"
+        if self.met and self.goal.psnr is not None and self.ve(self.skip) >= 0.99 * HIGHEST:
+            told += "; it is the largest that is considered"
         if not self.met:
             told += "; no skip is foretold to reach that goal"
             if self.goal == Auto():
@@ -303,8 +307,11 @@ class _Seek:
             slope = min(max(slope, self.slope / 3), 3 * self.slope)
         here, there = math.exp(u), math.exp(u + lacks / slope)
         if len(points) == self.trials:
-            # Under the smallest level looked at, the curve may be steeper than between the two.
-            return max(there, min(ve(t.sigma) for t in trials) if self.walks else 0.0) * self.safety
+            if self.walks:
+                # Beyond the levels looked at the curve may bend: below, it is steeper than between the two.
+                known = [ve(t.sigma) for t in trials]
+                there = min(max(there, min(known)), BEYOND * max(known))
+            return there * self.safety
         there = min(max(there, low), high)
         if self.walks and 1 / APART < there / here < APART:
             up = here * APART <= high and (lacks > 0 or here / APART < low)
@@ -346,16 +353,21 @@ def _ve(process: Process, sigma: float) -> float:
 
 
 def _between(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
-    """Straight lines in logarithms through the two trials that tell most of a level; PSNR is one already."""
+    """Straight lines in logarithms between neighbouring trials, and on through the outermost; PSNR is one already."""
 
     def line(name: str, *, logarithmic: bool) -> Tensor:
-        known = [t for t in trials if not bool(getattr(t, name).isnan().any())]
+        known: list[Trial] = []
+        for trial in sorted(trials, key=lambda t: t.sigma):
+            # Two that lie too near each other tell no slope.
+            if not bool(getattr(trial, name).isnan().any()) and (not known or trial.sigma > 1.05 * known[-1].sigma):
+                known.append(trial)
         u = math.log(_ve(process, sigma))
-        known = sorted(sorted(known, key=lambda t: abs(math.log(_ve(process, t.sigma)) - u))[:2], key=lambda t: t.sigma)
+        above = sum(t.sigma <= sigma for t in known)
+        known = known[max(0, min(above - 1, len(known) - 2)) :][:2]
         values = [getattr(t, name) for t in known]
         if logarithmic:
             values = [v.clamp_min(1e-6).log() for v in values]
-        if len(known) == 1 or known[1].sigma < known[0].sigma * 1.05:  # too near for a slope
+        if len(known) == 1:
             found = values[0]
         else:
             a, b = (math.log(_ve(process, t.sigma)) for t in known)

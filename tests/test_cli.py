@@ -303,3 +303,20 @@ def test_ctrl_c_ends_a_command_cleanly(pictures, tmp_path, arguments):
 def test_module_and_version():
     said = subprocess.run([sys.executable, "-m", "ssi_core", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("ssi ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("invert", "", "--out", "x"), ("invert", "a.png", "--out", ""), ("invert", "--out=")]
+)
+def test_empty_arguments_are_no_current_folder(capsys, arguments):
+    code, _, err = ssi(capsys, *arguments)
+    assert code == 2 and "an argument is empty" in err
+
+
+def test_what_was_foretold_and_did_not_come_is_said(capsys, tmp_path):
+    """A black picture's noise is shifted, which the short walk cannot see."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    how = ["--skip", "auto", "--device", "cpu", "--out", tmp_path]
+    code, out, err = ssi(capsys, "invert", tmp_path / "black.png", *how)
+    assert code == 0 and "not Gaussian" in out
+    assert "was foretold to pass as Gaussian, and did not; try --skip" in err

@@ -149,6 +149,14 @@ def test_a_folder_holds_one_seed_and_scale(everything, lab, differs):
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("name", ["report.html", "findings.csv", "plan.json"])
+def test_files_of_something_else_are_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("my thesis")
+    with pytest.raises(InputError, match=f"holds a {name} that is not of `ssi theory`"):
+        run_all(tmp_path, Lab(scale=TINY), ["singularity"])
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "my thesis"
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_experiments_meet_their_requirements(name, tmp_path):
     found = run_experiment(name, tmp_path / name, Lab(scale=0.1))

@@ -6,6 +6,7 @@ Every file is written beside its place and then renamed, so an interrupted comma
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from typing import Annotated
@@ -26,6 +27,8 @@ from .pictures import invert_command, reconstruct_command
 from .show import demo_command, inspect_command
 from .terminal import console, errors
 from .theory import theory_command
+
+EMPTY = re.compile("--[a-z-]+=")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,6 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):  # `timeout`, cron and batch systems send the second
         signal.signal(stop, _interrupt)
     try:
+        if any(not a or EMPTY.fullmatch(a) for a in (sys.argv[1:] if arguments is None else arguments)):
+            raise InputError("an argument is empty: is a variable of your shell not set?")
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:
         said = error.worded(settings) if isinstance(error, Undecided) else str(error)
