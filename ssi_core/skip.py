@@ -45,7 +45,7 @@ WALKER = "dpmpp-2m"
 SHAPE = tuple(name for name in FIGURES if name not in ("mean", "std", "ks", "chi_z"))
 """Figures that the short walk tells of the noise as they are, once it has unit variance. Of the mean and the
 distribution it tells nothing."""
-SHRINKS = 2.5
+SHRINKS = 2.0
 """How much further the variance of the short walk's noise collapses than that of the whole one's."""
 FIRST = 0.03
 """(VE) sigma of the first trial."""
