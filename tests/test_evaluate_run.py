@@ -49,8 +49,8 @@ def wanted(pictures, tmp_path_factory):
     return (out / RESULTS).read_bytes()
 
 
-def processes(pictures, out, count, fatal=0, mortal=0):
-    """Run an evaluation in `count` processes; returns their (exit code, stderr)."""
+def processes(pictures, out, count, fatal=0, mortal=0, seeds=(0, 0, 0)):
+    """Run an evaluation in `count` processes, each with a seed of its own; returns their (exit code, stderr)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,7 +58,7 @@ def processes(pictures, out, count, fatal=0, mortal=0):
     for rank in range(count):
         environment = {
             **os.environ, "RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "EVALUATION_SEED": str(seeds[rank]),
             "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         command = [sys.executable, str(WORKER), str(pictures), str(out), str(fatal), str(mortal)]
@@ -84,6 +84,14 @@ def test_the_table_is_the_same_bits_from_any_number_of_processes(pictures, tmp_p
     assert [code for code, _ in processes(pictures, tmp_path, count)] == [0] * count
     assert (tmp_path / RESULTS).read_bytes() == wanted
     assert not (tmp_path / PARTS).exists()
+
+
+def test_a_process_with_another_plan_is_found_before_anything_is_computed(pictures, tmp_path):
+    ended = processes(pictures, tmp_path, 3, seeds=(0, 0, 5))
+    assert [code for code, _ in ended] == [2, 2, 2]
+    assert all("its plan is another than that of process 0" in said for _, said in ended)
+    assert all("seed: 0 there, 5 here" in said for _, said in ended)
+    assert not list(tmp_path.rglob("*results*")) and not (tmp_path / PARTS).exists()
 
 
 @pytest.mark.parametrize("mortal", [0, 1])
@@ -239,6 +247,49 @@ def test_another_plan_is_refused_and_named(pictures, tmp_path):
     (tmp_path / "plan.json").unlink()
     with pytest.raises(InputError, match="results without their plan"):
         evaluate(plan(pictures, Toy(), seed=1), Toy(), tmp_path)
+
+
+def test_how_to_get_what_is_missing_belongs_to_a_machine_not_to_the_plan(pictures, tmp_path):
+    """Or machines with different homes could not share a folder, nor could one whose TORCH_HOME has moved."""
+    here, there = (
+        dataclasses.replace(plan(pictures, Toy()), missing={"lpips": f"weights missing: download to {home}"})
+        for home in ("/home/a", "/home/b")
+    )
+    assert here.digest == there.digest
+    done = evaluate(here, Toy(), tmp_path)
+    assert evaluate(there, Toy(fatal=1), tmp_path).rows == done.rows
+    assert load_results(tmp_path).plan.missing == there.missing
+    whole = dataclasses.replace(here, missing={})
+    assert whole.digest != here.digest
+    with pytest.raises(InputError, match=r"missing: \['lpips'\] there, \[\] here"):
+        evaluate(whole, Toy(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ([Arm("a", 5), Arm("a", 5, 0.1)], "arm 'a': two arms have this name"),
+        ([Arm("a", 5), Arm("A", 5, 0.1)], "two arms have this name"),
+        ([Arm("base", 5), Arm("SSI", 5, 0.1, against="bass")], "'SSI': is compared with 'bass'; known are base, SSI"),
+        ([Arm("a", 5, target="memry")], "arm 'a': target 'memry' is unknown; known are model"),
+    ],
+)
+def test_arms_whose_rows_would_be_wrong_are_refused(pictures, tmp_path, arms, said):
+    with pytest.raises(InputError, match=said):
+        evaluate(plan(pictures, Toy(), arms=tuple(arms)), Toy(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b", "a:b", " a", "a.", "..", "a\nb", "a" * 101])
+def test_arms_are_named_like_folders(name):
+    with pytest.raises(InputError, match="its name is a folder's too"):
+        Arm(name)
+
+
+def test_unknown_precisions_and_ways_back_are_refused():
+    with pytest.raises(InputError, match="precision 'float8' is unknown; known are float32, bfloat16, float16"):
+        Arm("a", precision="float8")
+    with pytest.raises(InputError, match="way back 'whole' is unknown; known are own, full"):
+        Arm("a", way_back="whole")
 
 
 def test_a_plan_is_the_same_after_being_saved(pictures, tmp_path):

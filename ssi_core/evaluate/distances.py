@@ -20,6 +20,7 @@ from torch import Tensor
 from ..artifact import write_text
 from ..image import load_image
 from ..metrics import frechet
+from ..precision import float64
 from .images import Picture, read_picture
 from .metrics import needs
 from .plan import Plan
@@ -52,7 +53,7 @@ def haar(pictures: Tensor) -> Tensor:
 
     Details are across, down and diagonal, of every channel, at every octave that leaves at least 4x4 of them.
     """
-    x = pictures.double()
+    x = float64(pictures)
     found = [torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)]
     while min(x.shape[-2:]) >= 8:
         x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]

@@ -147,7 +147,7 @@ PRESETS: dict[str, Preset] = {
     "fig5": Preset(
         "Figure 5: many noises of one picture", "Figure 5, section 4.1",
         "seeds give nearly orthogonal noises (cosine near 0), and all of them give the picture back",
-        _EULER_200[1:], 1, 1, study="seeds", plots=("cosines", "repeats"),
+        (replace(_EULER_200[1], against=""),), 1, 1, study="seeds", plots=("cosines", "repeats"),
         deviations=(_WAY_BACK, _LEVELS),
         columns=("nfe", "cosine", "mse", "mse_median", "psnr", "ssim", "std", "chan", "ks", "edge", "gaussian"),
         options={"repeats": 8},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..integration import Progress, integrate, unit_noise
+from ..precision import float64
 from ..process import VE, Process
 from ..report.tables import Table
 from .bench import Bench, Rows, Unit
@@ -91,7 +92,7 @@ class Curves:
 
         def watch(now: Progress) -> bool | None:
             x, estimate, level = first.taken()
-            step = (estimate - x).double().flatten(1).norm(dim=1) / (level * math.sqrt(x[0].numel()))
+            step = float64(estimate - x).flatten(1).norm(dim=1) / (level * math.sqrt(x[0].numel()))
             away = float(known.distance(x).div(level).mean()) if known else math.nan
             rows.append({"repeat": now.step - 1, "sigma": level, "curve": float(step.mean()),
                          "curve_std": float(step.std()), "distance": away})  # fmt: skip

@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import InputError
+from ..precision import float64
 from ..process import VE, Process
 from .checks import whole_number
 from .distribution import Distribution
@@ -62,6 +63,6 @@ class Exact:
         known = self.distribution
 
         def double(points: Tensor, level: Tensor) -> Tensor:
-            return known.denoise(points.double(), level.double()).to(points.dtype)
+            return known.denoise(float64(points), float64(level)).to(points)
 
         return by_rows(double, x, sigma, known.dimension)
