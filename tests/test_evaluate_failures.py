@@ -12,7 +12,7 @@ from ssi_core import DenoiserError, InputError, load_image
 from ssi_core.evaluate import PRESETS, bench, evaluate
 from ssi_core.evaluate.plots import PLOTS
 from ssi_core.evaluate.report import tables, write_report
-from ssi_core.evaluate.results import ratios, wins
+from ssi_core.evaluate.results import ratios, share_error, wins
 from ssi_core.evaluate.store import RESULTS
 
 
@@ -117,7 +117,12 @@ def test_who_failed_is_not_flattered(pictures, tmp_path):
     before, after = ratios(whole, ssi, base, "images"), ratios(found, ssi, base, "images")
     assert len(after) == len(before) == 9
     assert after[2] == math.inf and after[:2] + after[3:] == before[:2] + before[3:]
-    assert wins(found, ssi, base, "images") == sum(r > 1 for r in after) / 9
+    share = sum(r > 1 for r in after) / 9
+    assert wins(found, ssi, base, "images") == share
+    at = table.columns.index("wins")
+    line = next(i for i, row in enumerate(table.rows) if row[0] == ssi)
+    assert table.rows[line][at] == f"{share:.0%}"
+    assert table.rows[line + 1][at] == f"{share_error(share, 9):.0%}" != f"{share_error(share, 8):.0%}"
     assert ratios(found, base, ssi, "images")[2] == 0  # and the other way round a failure has lost
 
 

@@ -308,7 +308,7 @@ def plane(results: Results, preset: Preset) -> Figure:
     """Samples and trajectories of the first chunk, computed again."""
     figure = new_figure(11, 5.2)
     for panel, arm in zip(figure.subplots(1, len(results.plan.arms)), results.plan.arms, strict=True):
-        states = sampled(arm, results.plan.seed, CHUNK)
+        states, _ = sampled(arm, results.plan.seed, 0, CHUNK)
         for i in range(40):
             panel.plot(states[:, i, 0], states[:, i, 1], color=NEUTRAL, lw=0.5, alpha=0.6)
         panel.plot(states[-1, :2000, 0], states[-1, :2000, 1], ".", color=COLOURS[1], ms=4)
@@ -325,7 +325,7 @@ def distances(results: Results, preset: Preset) -> Figure:
     names = [name for name in preset.distances if name not in results.plan.missing]
     kinds = list(dict.fromkeys(row["set"] for row in found))
     if not kinds:
-        figure = Figure(figsize=(9, 2))
+        figure = new_figure(9, 2)
         figure.text(0.5, 0.5, "too few pictures to compare", ha="center", color=BAD)
         return figure
     figure = new_figure(5.4 * len(kinds), 3.8 * len(names))
