@@ -91,15 +91,21 @@ def test_the_rows_of_table_1_are_the_papers_settings():
             assert float(found[-1]) == pytest.approx(smallest, rel=1e-3)
             assert float(found[0]) == pytest.approx(80 if which == "bedroom-edm" else 157.4, rel=1e-3)
         assert PRESETS[f"table1-{which}"].limit == 300
-    # Counted from 1 the skips would be these: said in the report of each.
-    assert [round(float(levels.sigmas[i]), 4) for i in (38, 2)] == [0.1373, 0.0190]
+    # The paper counts from 1, so that its own are these: said in the report of each.
+    assert [round(float(levels.sigmas[i]), 4) for i in (38, 2, 0)] == [0.1373, 0.0190, 0.0100]
     for which, digits in (("bedroom", ".1373"), ("imagenet", ".0190")):
-        assert any(digits in words for words in PRESETS[f"table1-{which}-ddim"].deviations)
+        assert any(digits in words and ".0100" in words for words in PRESETS[f"table1-{which}-ddim"].deviations)
     assert len(PRESETS["table2"].arms) == 12
     assert {(a.steps, a.skip) for a in PRESETS["table2"].arms} == {
         (n, s) for n in (40, 100, 200) for s in (0, 0.01, 0.1, 0.2)
     }
-    assert set(PRESETS["table2"].paper) == {a.name for a in PRESETS["table2"].arms}
+    paper = PRESETS["table2"].paper
+    assert set(paper) == {a.name for a in PRESETS["table2"].arms}
+    # What to look for is what the paper's figures say, with the one that says otherwise.
+    worse = [a.name for a in PRESETS["table2"].arms if a.skip and paper[a.name]["mse"] >= paper[a.against]["mse"]]
+    assert worse == ["N=100 skip 0.01"] and "N=100 with skip .01" in PRESETS["table2"].shows
+    assert all(paper[a.name]["ssim"] > paper[a.against]["ssim"] for a in PRESETS["table2"].arms if a.skip)
+    assert all(paper[a.name]["lpips"] < paper[a.against]["lpips"] for a in PRESETS["table2"].arms if a.skip)
 
 
 def test_the_papers_presets_sample_over_the_whole_schedule(pictures, tmp_path):
