@@ -95,7 +95,13 @@ def test_one_bad_picture_costs_its_batch_nothing(pictures, tmp_path):
     assert [(r["arm"], r["index"]) for r in found.failed] == [("base", "2")]
     assert "NaN" in found.failed[0]["failed"]
     kept = [r for r in found.rows if not r["failed"]]
-    assert kept == [r for r in whole.rows if (r["arm"], r["index"]) != ("base", "2")]
+    alone = evaluate(replace(given, batch=1), Toy(), tmp_path / "alone").of("base")
+    in_its_batch = ("0", "1", "2", "3")
+    assert [{**r, "plan": ""} for r in found.of("base") if r["index"] in in_its_batch] == [
+        {**r, "plan": ""} for r in alone if r["index"] in in_its_batch and r["index"] != "2"
+    ]
+    elsewhere = [r for r in kept if r["arm"] != "base" or r["index"] not in in_its_batch]
+    assert elsewhere == [r for r in whole.rows if r["arm"] != "base" or r["index"] not in in_its_batch]
     # However much of the batch is there already, the rest comes out the same.
     table = tmp_path / "picky" / RESULTS
     before = table.read_bytes()

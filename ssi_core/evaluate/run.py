@@ -227,7 +227,7 @@ def _computed(bench: Bench, unit: Unit) -> Iterator[Rows]:
 
 
 def _carry_out(bench: Bench, unit: Unit, part: Appender, done: dict[Any, Row]) -> None:
-    """Compute a unit and append the rows that are missing, one picture's after another's."""
+    """Compute a unit and append the rows that are missing, as they come."""
     plan, position, groups = bench.plan, 0, _computed(bench, unit)
     for group in groups:
         complete = []
