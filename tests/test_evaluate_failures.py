@@ -132,6 +132,16 @@ def test_who_failed_is_not_flattered(pictures, tmp_path):
     assert ratios(found, base, ssi, "images")[2] == 0  # and the other way round a failure has lost
 
 
+def test_a_seed_whose_picture_is_gone_moves_no_other(pictures, tmp_path):
+    found = evaluate(short("fig5", pictures), Toy(), tmp_path)
+    (whole,) = PLOTS["repeats"](found, PRESETS["fig5"]).axes
+    (tmp_path / "pictures" / "SSI" / "00000-1.back.png").unlink()
+    (left,) = PLOTS["repeats"](found, PRESETS["fig5"]).axes
+    changed = (whole.images[0].get_array() != left.images[0].get_array()).any(-1)
+    rows, columns = changed.any(1).nonzero()[0], changed.any(0).nonzero()[0]
+    assert 0 < len(rows) <= 2 * SIZE and 0 < len(columns) <= 2 * SIZE  # one picture, drawn twice as large
+
+
 def test_no_bar_where_nothing_was_compared(pictures, tmp_path, monkeypatch):
     breaking(monkeypatch, lambda arm: True)
     found = evaluate(plan(pictures, Toy()), Toy(), tmp_path)

@@ -260,14 +260,17 @@ def _nothing(panel: Axes, words: str = "failed") -> None:
 
 def repeats(results: Results, preset: Preset) -> Figure:
     """One picture and what every one of its noises gives back (Figure 5b)."""
-    arm = results.plan.arms[0].name
+    arm, count = results.plan.arms[0].name, int(results.plan.options["repeats"])
     rows = []
     for path in _kept(results, arm, "?????.image.png"):
-        stem = path.name.split(".")[0]
-        ways = [path, *(p for what in ("back", "noise") for p in _kept(results, arm, f"{stem}*.{what}.png"))]
-        pictures = [load_image(p) for p in ways]
-        half = (len(pictures) - 1) // 2
-        rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
+        picture = load_image(path)
+        stems = [path.name.split(".")[0] + (f"-{k}" if k else "") for k in range(count)]
+        backs, noises = (
+            # Grey stands for one that someone has removed.
+            [load_image(one) if one.exists() else torch.zeros_like(picture) for one in ways]
+            for ways in ([path.with_name(f"{stem}.{what}.png") for stem in stems] for what in ("back", "noise"))
+        )
+        rows += [torch.cat([picture, *backs]), torch.cat([torch.ones_like(picture), *noises])]
     if not rows:
         figure = new_figure(9, 2)
         _nothing(figure.subplots(), "no picture")
@@ -277,7 +280,9 @@ def repeats(results: Results, preset: Preset) -> Figure:
     panel = figure.subplots()
     panel.imshow(drawn, interpolation="nearest")
     panel.axis("off")
-    panel.set_title("first the picture, then what each seed's noise gives back, and below it that noise", fontsize=10)
+    panel.set_title(
+        "first the picture, then what each seed's noise gives back, and below it that noise; grey: gone", fontsize=10
+    )
     return figure
 
 
