@@ -9,15 +9,15 @@
    printed are the median over rounds and the quartiles. "cpu" is the same ratio in this process's processor time: what
    others do on the machine hardly moves it, but waiting for the disk is not in it. What is missing after Ctrl-C is left
    out.
-2. memory over many pictures, with a model that costs nothing: the process's largest resident size after a tenth of the
-   pictures and after all of them.
+2. memory over many pictures, with a model that costs nothing: the process's resident size after an evaluation of a
+   tenth of the pictures, and while and after one of all of them: what it is then, not the largest it ever was, under
+   which growth may hide. Needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -118,19 +118,31 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:.3f} ({low:.3f}..{high:.3f})"
 
 
-def memory(count: int, root: Path) -> tuple[float, float]:
-    """Largest resident size, MiB, after a tenth of `count` pictures and after all."""
+def resident() -> float:
+    """MiB that this process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def memory(count: int, root: Path) -> tuple[float, float, float]:
+    """MiB resident after an evaluation of a tenth of `count` pictures; at most, while all are evaluated; after that."""
     pictures = root / "many"
     pictures.mkdir()
-    sizes = []
+    after, most = [], 0.0
+
+    def watch(what: str, done: int, of: int) -> None:
+        nonlocal most
+        most = max(most, resident())
+
     for first, until in ((0, count // 10), (count // 10, count)):
         for i in range(first, until):
             pixels = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(pictures / f"{i}.png")
         plan = plan_of("regimes", model="free", denoise=Free(), images=str(pictures), limit=0)
-        evaluate(replace(plan, arms=(Arm("SSI", 4, 0.1),)), Free(), root / f"many-{until}")
-        sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return sizes[0], sizes[1]
+        most = 0.0
+        evaluate(replace(plan, arms=(Arm("SSI", 4, 0.1),)), Free(), root / f"many-{until}", task=watch)
+        after.append(resident())
+    return after[0], most, after[1]
 
 
 def main() -> None:
@@ -145,8 +157,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         if o.pictures:
-            before, after = memory(o.pictures, root)
-            print(f"memory: {before:.0f} MiB after {o.pictures // 10} pictures, {after:.0f} after {o.pictures}")
+            before, most, after = memory(o.pictures, root)
+            print(
+                f"memory, MiB resident: {before:.0f} after {o.pictures // 10} pictures; {after:.0f} after {o.pictures}"
+            )
+            print(f"  and at most {most:.0f} on the way to the latter")
         print(
             f"SSI, N={o.steps}, {o.threads} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, "
             f"{o.rounds} rounds; wall / (NFE x bare) wanted <= 1.05"

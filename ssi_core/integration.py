@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,16 @@ def unit_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
     return torch.stack([draw(seed) for seed in seeds]).to(like)
+
+
+def hashed_seed(*parts: object) -> int:
+    """The seed of one random stream, of what tells it from all others.
+
+    Hashed, so that no two share numbers: of `seed + i`, seeds 0 and 1 would share all samples but one. 32 bits, since
+    torch's generator on the CPU looks at no more.
+    """
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:

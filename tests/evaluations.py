@@ -73,7 +73,8 @@ if __name__ == "__main__":
     with sharded() as shard:
         toy = Coupled(int(fatal) if shard.rank == int(mortal) else 0)
         try:
-            evaluate(plan(Path(pictures), toy), toy, Path(out), shard=shard)
+            seed = int(os.environ.get("EVALUATION_SEED", "0"))
+            evaluate(plan(Path(pictures), toy, seed=seed), toy, Path(out), shard=shard)
         except ValueError as error:
             print(error, file=sys.stderr)
             sys.exit(2)

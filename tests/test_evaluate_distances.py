@@ -110,10 +110,21 @@ def test_distances_are_kept_and_made_again_for_another_plan(found, monkeypatch):
     assert measured(found) == before
 
 
-def test_pictures_that_are_gone_are_said(found, tmp_path):
-    lost = replace(found, folder=tmp_path)
-    with pytest.raises(InputError, match=r"00000.frame1.png: no such file"):
-        measured(lost)
+def test_a_blend_whose_picture_is_gone_leaves_a_gap_that_is_said(pictures, tmp_path):
+    """No dead end: its row is there, so that the same command would never make the picture again."""
+    plan = plan_of("fig11", model="toy", denoise=Toy(), images=str(pictures), limit=6)
+    arms = tuple(replace(arm, steps=4) for arm in plan.arms)
+    found = evaluate(replace(plan, arms=arms, options={**plan.options, "weights": WEIGHTS}), Toy(), tmp_path)
+    (tmp_path / "pictures" / "SSI" / "00002.frame1.png").unlink()
+    (tmp_path / "pictures" / "sampled directly" / "00000.sample.png").unlink()
+    made = write_report(found)
+    assert {(r["arm"], r["pictures"]) for r in measured(found)} == {
+        (arm, "2") for arm in ("base", "SSI", "sampled directly", THEMSELVES)
+    }
+    assert any("1 pairs are left out of every set" in note for note in made[-1].notes)
+    (tmp_path / "pictures" / "SSI" / "00000.frame1.png").unlink()
+    (tmp_path / FILE).unlink()
+    assert "fewer than two pairs" in write_report(found)[-1].notes[0]
 
 
 def test_blends_that_failed_are_left_out_of_every_set(pictures, tmp_path):

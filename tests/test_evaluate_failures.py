@@ -12,7 +12,7 @@ from ssi_core import DenoiserError, InputError, load_image
 from ssi_core.evaluate import PRESETS, bench, evaluate
 from ssi_core.evaluate.plots import PLOTS
 from ssi_core.evaluate.report import tables, write_report
-from ssi_core.evaluate.results import ratios, wins
+from ssi_core.evaluate.results import ratios, share_error, wins
 from ssi_core.evaluate.store import RESULTS
 
 
@@ -95,7 +95,13 @@ def test_one_bad_picture_costs_its_batch_nothing(pictures, tmp_path):
     assert [(r["arm"], r["index"]) for r in found.failed] == [("base", "2")]
     assert "NaN" in found.failed[0]["failed"]
     kept = [r for r in found.rows if not r["failed"]]
-    assert kept == [r for r in whole.rows if (r["arm"], r["index"]) != ("base", "2")]
+    alone = evaluate(replace(given, batch=1), Toy(), tmp_path / "alone").of("base")
+    in_its_batch = ("0", "1", "2", "3")
+    assert [{**r, "plan": ""} for r in found.of("base") if r["index"] in in_its_batch] == [
+        {**r, "plan": ""} for r in alone if r["index"] in in_its_batch and r["index"] != "2"
+    ]
+    elsewhere = [r for r in kept if r["arm"] != "base" or r["index"] not in in_its_batch]
+    assert elsewhere == [r for r in whole.rows if r["arm"] != "base" or r["index"] not in in_its_batch]
     # However much of the batch is there already, the rest comes out the same.
     table = tmp_path / "picky" / RESULTS
     before = table.read_bytes()
@@ -117,8 +123,23 @@ def test_who_failed_is_not_flattered(pictures, tmp_path):
     before, after = ratios(whole, ssi, base, "images"), ratios(found, ssi, base, "images")
     assert len(after) == len(before) == 9
     assert after[2] == math.inf and after[:2] + after[3:] == before[:2] + before[3:]
-    assert wins(found, ssi, base, "images") == sum(r > 1 for r in after) / 9
+    share = sum(r > 1 for r in after) / 9
+    assert wins(found, ssi, base, "images") == share
+    at = table.columns.index("wins")
+    line = next(i for i, row in enumerate(table.rows) if row[0] == ssi)
+    assert table.rows[line][at] == f"{share:.0%}"
+    assert table.rows[line + 1][at] == f"{share_error(share, 9):.0%}" != f"{share_error(share, 8):.0%}"
     assert ratios(found, base, ssi, "images")[2] == 0  # and the other way round a failure has lost
+
+
+def test_a_seed_whose_picture_is_gone_moves_no_other(pictures, tmp_path):
+    found = evaluate(short("fig5", pictures), Toy(), tmp_path)
+    (whole,) = PLOTS["repeats"](found, PRESETS["fig5"]).axes
+    (tmp_path / "pictures" / "SSI" / "00000-1.back.png").unlink()
+    (left,) = PLOTS["repeats"](found, PRESETS["fig5"]).axes
+    changed = (whole.images[0].get_array() != left.images[0].get_array()).any(-1)
+    rows, columns = changed.any(1).nonzero()[0], changed.any(0).nonzero()[0]
+    assert 0 < len(rows) <= 2 * SIZE and 0 < len(columns) <= 2 * SIZE  # one picture, drawn twice as large
 
 
 def test_no_bar_where_nothing_was_compared(pictures, tmp_path, monkeypatch):

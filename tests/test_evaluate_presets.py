@@ -11,7 +11,7 @@ import torch
 from evaluations import Toy, folder, lines_of
 
 from ssi_core import SOLVERS, InputError, cosine, invert, karras_sigmas, load_image, mse, reconstruct, slerp
-from ssi_core.evaluate import PRESETS, bench, evaluate, exact, plan_of, planar
+from ssi_core.evaluate import PRESETS, bench, evaluate, exact, interpolations, plan_of, planar, trajectories
 from ssi_core.evaluate import metrics as metrics_room
 from ssi_core.evaluate.exact import TARGETS
 from ssi_core.evaluate.images import DEMO
@@ -91,15 +91,21 @@ def test_the_rows_of_table_1_are_the_papers_settings():
             assert float(found[-1]) == pytest.approx(smallest, rel=1e-3)
             assert float(found[0]) == pytest.approx(80 if which == "bedroom-edm" else 157.4, rel=1e-3)
         assert PRESETS[f"table1-{which}"].limit == 300
-    # Counted from 1 the skips would be these: said in the report of each.
-    assert [round(float(levels.sigmas[i]), 4) for i in (38, 2)] == [0.1373, 0.0190]
+    # The paper counts from 1, so that its own are these: said in the report of each.
+    assert [round(float(levels.sigmas[i]), 4) for i in (38, 2, 0)] == [0.1373, 0.0190, 0.0100]
     for which, digits in (("bedroom", ".1373"), ("imagenet", ".0190")):
-        assert any(digits in words for words in PRESETS[f"table1-{which}-ddim"].deviations)
+        assert any(digits in words and ".0100" in words for words in PRESETS[f"table1-{which}-ddim"].deviations)
     assert len(PRESETS["table2"].arms) == 12
     assert {(a.steps, a.skip) for a in PRESETS["table2"].arms} == {
         (n, s) for n in (40, 100, 200) for s in (0, 0.01, 0.1, 0.2)
     }
-    assert set(PRESETS["table2"].paper) == {a.name for a in PRESETS["table2"].arms}
+    paper = PRESETS["table2"].paper
+    assert set(paper) == {a.name for a in PRESETS["table2"].arms}
+    # What to look for is what the paper's figures say, with the one that says otherwise.
+    worse = [a.name for a in PRESETS["table2"].arms if a.skip and paper[a.name]["mse"] >= paper[a.against]["mse"]]
+    assert worse == ["N=100 skip 0.01"] and "N=100 with skip .01" in PRESETS["table2"].shows
+    assert all(paper[a.name]["ssim"] > paper[a.against]["ssim"] for a in PRESETS["table2"].arms if a.skip)
+    assert all(paper[a.name]["lpips"] < paper[a.against]["lpips"] for a in PRESETS["table2"].arms if a.skip)
 
 
 def test_the_papers_presets_sample_over_the_whole_schedule(pictures, tmp_path):
@@ -166,6 +172,35 @@ def test_samples_are_measured_before_the_last_step(tmp_path, pictures):
     for ours, data in ((table.rows[0], table.rows[2]), (table.rows[1], table.rows[3])):
         assert float(ours[at]) == pytest.approx(float(data[at]), rel=0.05)
     assert [row[at] for row in table.rows[2:]] == ["2.51e-03", "1.60e-03"]
+    # 4,000 draws: the extremes of eight nearly independent normals lie 1.42 of their deviations from their mean.
+    apart = 1.4236 * math.sqrt(1 / 8 * 7 / 8 / 4000) * math.sqrt(8 / 7)
+    shares = [float(table.rows[2][table.columns.index(name)]) for name in ("rarest", "commonest")]
+    assert shares == pytest.approx([1 / 8 - apart, 1 / 8 + apart], abs=0.0011)  # printed to .001
+    assert any("4,000 exact draws" in note for note in table.notes)
+
+
+def test_another_seed_shares_no_samples():
+    """Of `seed + i`, two seeds share all samples but one."""
+    streams = [
+        sampled(Arm("a", 3, target="eight-points"), seed, chunk, 5)[0][0] for seed in range(3) for chunk in range(3)
+    ]
+    assert all(not torch.isclose(a, b).any() for i, a in enumerate(streams) for b in streams[:i])
+
+
+@pytest.mark.parametrize("preset", ["fig14", "fig11"])
+def test_another_seed_asks_a_model_about_other_noise(preset, pictures, tmp_path, monkeypatch):
+    drawn = {0: set(), 1: set()}
+    for room in (interpolations, trajectories):
+        draw = room.unit_noise
+        monkeypatch.setattr(
+            room, "unit_noise", lambda like, seeds, draw=draw: (drawn[at].update(seeds), draw(like, seeds))[1]
+        )
+    for at in drawn:
+        given = short(preset, pictures)
+        kept = tuple(arm for arm in given.arms if arm.target in ("model", "samples"))
+        evaluate(replace(given, arms=kept, seed=at), Toy(), tmp_path / str(at))
+    assert len(drawn[0]) == len(drawn[1]) >= 2
+    assert not drawn[0] & drawn[1]
 
 
 def test_many_seeds_of_one_picture(pictures, tmp_path):
@@ -214,10 +249,11 @@ def test_exact_scores_bring_samples_to_their_manifold():
     for name in ("eight-points", "gaussian-axis"):
         target = TARGETS[name]
         arm = Arm(name, 60, solver="heun", target=name)
-        states = sampled(arm, 3, 4000)
+        states, nfe = sampled(arm, 3, 0, 4000)
+        assert nfe == 2 * 60 - 1 and sampled(replace(arm, solver="euler"), 3, 0, 10)[1] == 60
         assert states.shape == (61, 4000, 2)
         assert float(target.distance(states[-1]).max()) < 1e-6
-        assert torch.equal(sampled(arm, 3, 4000)[-1], states[-1])
+        assert torch.equal(sampled(arm, 3, 0, 4000)[0][-1], states[-1])
     assert float(states[-1][:, 0].std()) == pytest.approx(1, abs=0.05)  # the last is the Gaussian
     # D is E[x0 | x]: by the definition, over the points.
     x, sigma = torch.tensor([[1.5, 0.7]], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)

@@ -28,7 +28,7 @@ from ssi_core.evaluate.metrics import METRICS
 from ssi_core.evaluate.plan import Arm
 from ssi_core.evaluate.report import write_report
 from ssi_core.evaluate.shards import own_device, sharded
-from ssi_core.evaluate.store import PARTS, RESULTS
+from ssi_core.evaluate.store import PARTS, RESULTS, WORDS
 from ssi_core.process import DiscreteVP
 
 WORKER = Path(__file__).with_name("evaluations.py")
@@ -49,8 +49,8 @@ def wanted(pictures, tmp_path_factory):
     return (out / RESULTS).read_bytes()
 
 
-def processes(pictures, out, count, fatal=0, mortal=0):
-    """Run an evaluation in `count` processes; returns their (exit code, stderr)."""
+def processes(pictures, out, count, fatal=0, mortal=0, seeds=(0, 0, 0)):
+    """Run an evaluation in `count` processes, each with a seed of its own; returns their (exit code, stderr)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,7 +58,7 @@ def processes(pictures, out, count, fatal=0, mortal=0):
     for rank in range(count):
         environment = {
             **os.environ, "RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "EVALUATION_SEED": str(seeds[rank]),
             "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         command = [sys.executable, str(WORKER), str(pictures), str(out), str(fatal), str(mortal)]
@@ -84,6 +84,14 @@ def test_the_table_is_the_same_bits_from_any_number_of_processes(pictures, tmp_p
     assert [code for code, _ in processes(pictures, tmp_path, count)] == [0] * count
     assert (tmp_path / RESULTS).read_bytes() == wanted
     assert not (tmp_path / PARTS).exists()
+
+
+def test_a_process_with_another_plan_is_found_before_anything_is_computed(pictures, tmp_path):
+    ended = processes(pictures, tmp_path, 3, seeds=(0, 0, 5))
+    assert [code for code, _ in ended] == [2, 2, 2]
+    assert all("its plan is another than that of process 0" in said for _, said in ended)
+    assert all("seed: 0 there, 5 here" in said for _, said in ended)
+    assert not list(tmp_path.rglob("*results*")) and not (tmp_path / PARTS).exists()
 
 
 @pytest.mark.parametrize("mortal", [0, 1])
@@ -155,8 +163,8 @@ def test_killed_between_two_rows_of_one_batch(pictures, tmp_path, wanted):
     assert (tmp_path / RESULTS).read_bytes() == wanted
 
 
-def test_rows_are_on_the_disk_before_the_next_is_measured(pictures, tmp_path, monkeypatch):
-    """Killed while the third picture of a batch is measured: the first two are kept."""
+def test_rows_are_on_the_disk_before_the_next_batch_is_measured(pictures, tmp_path, monkeypatch):
+    """Killed while the third batch is measured: the first two, of 4 and 3 pictures, are kept."""
     count = 0
     whole = METRICS["mse"].of
 
@@ -170,17 +178,27 @@ def test_rows_are_on_the_disk_before_the_next_is_measured(pictures, tmp_path, mo
     monkeypatch.setitem(METRICS, "mse", dataclasses.replace(METRICS["mse"], of=dies))
     with pytest.raises(KeyboardInterrupt):
         evaluate(plan(pictures, Toy(), batch=4), Toy(), tmp_path)
-    assert len((tmp_path / PARTS / "0.csv").read_text().splitlines()) == 1 + 2
+    assert len((tmp_path / PARTS / "0.csv").read_text().splitlines()) == 1 + 4 + 3
 
 
 def test_batch_size_changes_nothing_where_the_model_rounds_alike(pictures, tmp_path):
-    """The toy is elementwise; a network rounds a batch otherwise than single pictures (docs/reproduction.md)."""
+    """But the last bits of metrics; the toy is elementwise, a network rounds a batch otherwise than single pictures
+    (docs/reproduction.md)."""
     tables = []
     for batch in (1, 3, 7):
         out = tmp_path / str(batch)
         evaluate(plan(pictures, Toy(), batch=batch), Toy(), out)
-        tables.append([{**row, "plan": ""} for row in csv.DictReader((out / RESULTS).open())])
-    assert tables[0] == tables[1] == tables[2]
+        tables.append(list(csv.DictReader((out / RESULTS).open())))
+    for rows in tables[1:]:
+        for one, other in zip(tables[0], rows, strict=True):
+            assert {name: other[name] for name in WORDS if name != "plan"} == {
+                name: one[name] for name in WORDS if name != "plan"
+            }
+            numbers = [name for name in one if name not in WORDS and one[name]]
+            assert [float(other[name]) for name in numbers] == pytest.approx(
+                [float(one[name]) for name in numbers], rel=1e-6, abs=1e-12
+            )
+            assert float(other["std"]) == pytest.approx(float(one["std"]), rel=1e-12)
 
 
 def test_the_toy_of_these_tests_sees_its_batch(pictures, tmp_path, wanted):
@@ -239,6 +257,49 @@ def test_another_plan_is_refused_and_named(pictures, tmp_path):
     (tmp_path / "plan.json").unlink()
     with pytest.raises(InputError, match="results without their plan"):
         evaluate(plan(pictures, Toy(), seed=1), Toy(), tmp_path)
+
+
+def test_how_to_get_what_is_missing_belongs_to_a_machine_not_to_the_plan(pictures, tmp_path):
+    """Or machines with different homes could not share a folder, nor could one whose TORCH_HOME has moved."""
+    here, there = (
+        dataclasses.replace(plan(pictures, Toy()), missing={"lpips": f"weights missing: download to {home}"})
+        for home in ("/home/a", "/home/b")
+    )
+    assert here.digest == there.digest
+    done = evaluate(here, Toy(), tmp_path)
+    assert evaluate(there, Toy(fatal=1), tmp_path).rows == done.rows
+    assert load_results(tmp_path).plan.missing == there.missing
+    whole = dataclasses.replace(here, missing={})
+    assert whole.digest != here.digest
+    with pytest.raises(InputError, match=r"missing: \['lpips'\] there, \[\] here"):
+        evaluate(whole, Toy(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ([Arm("a", 5), Arm("a", 5, 0.1)], "arm 'a': two arms have this name"),
+        ([Arm("a", 5), Arm("A", 5, 0.1)], "two arms have this name"),
+        ([Arm("base", 5), Arm("SSI", 5, 0.1, against="bass")], "'SSI': is compared with 'bass'; known are base, SSI"),
+        ([Arm("a", 5, target="memry")], "arm 'a': target 'memry' is unknown; known are model"),
+    ],
+)
+def test_arms_whose_rows_would_be_wrong_are_refused(pictures, tmp_path, arms, said):
+    with pytest.raises(InputError, match=said):
+        evaluate(plan(pictures, Toy(), arms=tuple(arms)), Toy(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b", "a:b", " a", "a.", "..", "a\nb", "a" * 101])
+def test_arms_are_named_like_folders(name):
+    with pytest.raises(InputError, match="its name is a folder's too"):
+        Arm(name)
+
+
+def test_unknown_precisions_and_ways_back_are_refused():
+    with pytest.raises(InputError, match="precision 'float8' is unknown; known are float32, bfloat16, float16"):
+        Arm("a", precision="float8")
+    with pytest.raises(InputError, match="way back 'whole' is unknown; known are own, full"):
+        Arm("a", way_back="whole")
 
 
 def test_a_plan_is_the_same_after_being_saved(pictures, tmp_path):

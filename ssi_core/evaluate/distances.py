@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..artifact import write_text
 from ..image import load_image
 from ..metrics import frechet
+from ..precision import float64
 from .images import Picture, read_picture
 from .metrics import needs
 from .plan import Plan
@@ -52,7 +54,7 @@ def haar(pictures: Tensor) -> Tensor:
 
     Details are across, down and diagonal, of every channel, at every octave that leaves at least 4x4 of them.
     """
-    x = pictures.double()
+    x = float64(pictures)
     found = [torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)]
     while min(x.shape[-2:]) >= 8:
         x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
@@ -87,11 +89,12 @@ DISTANCES: dict[str, Distance] = {
 def measured(results: Results) -> list[Row]:
     """Every distance of every set of blends to the reference pictures of its kind; kept in `distances.csv`.
 
-    Sets: each arm's blends at each weight, as many pictures sampled directly, and `THEMSELVES`. Kinds with fewer than
-    two pictures in a set or in the reference are left out.
+    Sets: each arm's blends at each weight, as many pictures sampled directly, and `THEMSELVES`. Pairs of which an arm
+    failed or a picture is gone are left out of every set; so are kinds with fewer than two pictures in a set or in the
+    reference.
 
     Raises:
-        InputError: a picture of a result is gone, or one of the reference has changed.
+        InputError: a picture of a result is damaged, or one of the reference has changed.
     """
     path, plan = results.folder / FILE, results.plan
     kept = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.exists() else []
@@ -109,7 +112,7 @@ def measured(results: Results) -> list[Row]:
 def _compared(results: Results, distance: Distance) -> Iterator[dict[str, Any]]:
     plan = results.plan
     for kind in dict.fromkeys(p.set for p in results.pictures if p.compared):
-        lost = {row["index"] for row in results.failed if row["set"] == kind}
+        lost = {row["index"] for row in results.failed if row["set"] == kind} | pairs_lost(results, kind)
         # Blends carry the number of their first picture.
         firsts = [i for i in dict.fromkeys(r["index"] for r in results.rows if r["set"] == kind) if i not in lost]
         known = [p for p in results.pictures if p.compared and p.set == kind]
@@ -122,18 +125,35 @@ def _compared(results: Results, distance: Distance) -> Iterator[dict[str, Any]]:
                    "pictures": len(found), "reference": len(reference)}  # fmt: skip
 
 
+def pairs_lost(results: Results, kind: str) -> set[str]:
+    """Numbers of the pairs of a kind of which someone has removed a blend's picture."""
+    blended = [arm for arm in results.plan.arms if arm.target != "samples"]
+    return {
+        row["index"]
+        for arm in blended
+        for row in results.of(arm.name, kind)
+        if not _frame(results, arm.name, row["index"], int(row["repeat"]) + 1).exists()
+    }
+
+
+def _frame(results: Results, arm: str, index: str, number: int) -> Path:
+    """The picture of a blend; number 0 is the first picture's reconstruction."""
+    return results.folder / "pictures" / arm / f"{int(index):05d}.frame{number}.png"
+
+
 def _sets(results: Results, firsts: Sequence[str]) -> Iterator[tuple[str, float | None, Iterator[Tensor]]]:
     """(arm, weight, pictures [1, 3, H, W]) of every set, as many pictures in each as blends of one weight."""
     plan = results.plan
     for arm in plan.arms:
-        kept = results.folder / "pictures" / arm.name
         if arm.target == "samples":
-            numbers = [row["index"] for row in results.of(arm.name)][: len(firsts)]
-            if len(numbers) > 1:
-                yield arm.name, None, (load_image(kept / f"{int(i):05d}.sample.png") for i in numbers)
+            kept = results.folder / "pictures" / arm.name
+            paths = [kept / f"{int(row['index']):05d}.sample.png" for row in results.of(arm.name)]
+            there = [path for path in paths if path.exists()][: len(firsts)]
+            if len(there) > 1:
+                yield arm.name, None, map(load_image, there)
             continue
-        for k, weight in enumerate(plan.options["weights"], start=1):  # frame 0 is the first picture's reconstruction
-            yield arm.name, weight, map(load_image, [kept / f"{int(i):05d}.frame{k}.png" for i in firsts])
+        for k, weight in enumerate(plan.options["weights"], start=1):
+            yield arm.name, weight, map(load_image, [_frame(results, arm.name, i, k) for i in firsts])
     yield THEMSELVES, None, _read(plan, [p for p in results.pictures if str(p.index) in firsts])
 
 

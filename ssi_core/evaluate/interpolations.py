@@ -11,10 +11,10 @@ from torch import Tensor
 from ..blend import slerp
 from ..errors import InputError
 from ..gaussianity import FIGURES, gaussianity
-from ..integration import unit_noise
+from ..integration import hashed_seed, unit_noise
 from ..report.tables import Table
 from .bench import Bench, Rows, Unit
-from .distances import DISTANCES, measured
+from .distances import DISTANCES, measured, pairs_lost
 from .images import Picture, sets_of
 from .plan import Plan
 from .preset import Preset
@@ -22,8 +22,6 @@ from .results import Results
 from .store import Value
 from .tables import ABOUT, lacking, means
 
-SAMPLE_SEED = 30_000_000
-"""Added to a sample's number, so that its noise is no picture's."""
 WEAK = (
     "The paper has 500 pictures a set and 5,000 to compare with. Such distances are biased by a set's size: compare "
     "equal n only, and with few pictures claim nothing from them."
@@ -67,7 +65,7 @@ class Interpolations:
     def _sampled(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         numbers = [int(index) for _, index, _ in unit.keys]
         like = torch.empty(len(numbers), *bench.plan.shape)
-        noise = unit_noise(like, [bench.plan.seed + SAMPLE_SEED + i for i in numbers])
+        noise = unit_noise(like, [hashed_seed(bench.plan.seed, "sample", i) for i in numbers])
         pictures, nfe = bench.down(unit.arm, noise.to(bench.denoise.device), bench.sigmas(unit.arm))
         for i, number in enumerate(numbers):
             bench.keep(unit.arm, f"{number:05d}.sample", pictures[i : i + 1].cpu())
@@ -147,6 +145,10 @@ def _distances(results: Results, preset: Preset) -> list[Table]:
         if len(kinds) > 1:
             notes.append(
                 "Pictures sampled directly are of every kind that the model draws: no bound for one kind alone."
+            )
+        if lost := pairs_lost(results, kind):
+            notes.append(
+                f"{len(lost)} pairs are left out of every set: pictures of their blends are gone from this folder."
             )
         notes += [f"{name}: {DISTANCES[name].about}" for name in preset.distances]
         notes += [f"{name}: {why}" for name, why in plan.missing.items() if name in preset.distances]

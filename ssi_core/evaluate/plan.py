@@ -17,9 +17,12 @@ from ..inversion import DEFAULT_SOLVER
 from ..process import DiscreteVP, Process
 from ..schedule import ddim_sigmas, karras_sigmas
 
-FORMAT = 1
+FORMAT = 2
 FILE = "plan.json"
 PRECISIONS = ("float32", "bfloat16", "float16")
+WAYS_BACK = ("own", "full")
+NO_NAME = frozenset('/\\:*?"<>|')
+"""Characters that a folder's name cannot have on some system."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,22 @@ class Arm:
     target: str = "model"
     """What is evaluated: the plan's "model", "samples" that it makes of Gaussian noise without any picture, the exact
     denoiser of a few pictures ("memory"), or a distribution in the plane (`exact.TARGETS`)."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: an unknown precision or way back, or a name that no folder can have: pictures of results lie
+                in one of it.
+        """
+        name = self.name
+        if not name.isprintable() or NO_NAME & set(name) or name.strip(" .") != name or not 0 < len(name) <= 100:
+            raise InputError(
+                f"arm {name!r}: its name is a folder's too: 1 to 100 printable characters, none of "
+                f"{' '.join(sorted(NO_NAME))}, no space or dot at its ends"
+            )
+        for what, found, known in (("precision", self.precision, PRECISIONS), ("way back", self.way_back, WAYS_BACK)):
+            if found not in known:
+                raise InputError(f"arm {name!r}: {what} {found!r} is unknown; known are {', '.join(known)}")
 
     def fitted(self, process: Process) -> Arm:
         """With the skip that its index means in a model's own levels.
@@ -139,22 +158,40 @@ class Plan:
     metrics: tuple[str, ...] = ()
     """Metrics that could be computed when the plan was made (`metrics.METRICS`)."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Those that could not, and how to get them."""
+    """Those that could not, and how to get them: in words that name folders of this machine, so that only which they
+    are belongs to the plan (`digest`, `same`)."""
     options: dict[str, Any] = field(default_factory=dict)
     """The study's own, by name; JSON-serialisable."""
     reference: str = ""
     """The folder, absolute, of pictures that results are compared with as a set; "" for others of `images`."""
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: two arms of one name (rows and folders are told apart by it), or an arm that is compared with
+                none of these.
+        """
+        names = [arm.name for arm in self.arms]
+        for arm in self.arms:
+            if sum(name.casefold() == arm.name.casefold() for name in names) > 1:
+                raise InputError(f"arm {arm.name!r}: two arms have this name; give each its own")
+            if arm.against and arm.against not in names:
+                raise InputError(f"arm {arm.name!r}: is compared with {arm.against!r}; known are {', '.join(names)}")
+
     @cached_property
     def digest(self) -> str:
-        """12 hexadecimal digits that every row of its results carries."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:12]
+        """12 hexadecimal digits that every row of its results carries; the same on every machine."""
+        return hashlib.sha256(json.dumps(self._deciding(), sort_keys=True).encode()).hexdigest()[:12]
 
     def facts(self) -> dict[str, Any]:
         """As plain data, the same before and after a round trip through JSON."""
         facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return facts
+
+    def _deciding(self) -> dict[str, Any]:
+        """The facts that results depend on."""
+        return {**self.facts(), "missing": sorted(self.missing)}
 
     def folder_of(self, *, reference: bool) -> str:
         """Where pictures are read from: those to be inverted, or those to compare with."""
@@ -190,7 +227,7 @@ class Plan:
         Raises:
             InputError: naming what differs.
         """
-        ours, theirs = self.facts(), there.facts()
+        ours, theirs = self._deciding(), there._deciding()
         apart = [f.name for f in fields(Plan) if ours[f.name] != theirs[f.name]]
         if apart:
             shown = "; ".join(

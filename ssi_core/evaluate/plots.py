@@ -260,14 +260,17 @@ def _nothing(panel: Axes, words: str = "failed") -> None:
 
 def repeats(results: Results, preset: Preset) -> Figure:
     """One picture and what every one of its noises gives back (Figure 5b)."""
-    arm = results.plan.arms[0].name
+    arm, count = results.plan.arms[0].name, int(results.plan.options["repeats"])
     rows = []
     for path in _kept(results, arm, "?????.image.png"):
-        stem = path.name.split(".")[0]
-        ways = [path, *(p for what in ("back", "noise") for p in _kept(results, arm, f"{stem}*.{what}.png"))]
-        pictures = [load_image(p) for p in ways]
-        half = (len(pictures) - 1) // 2
-        rows += [torch.cat(pictures[: half + 1]), torch.cat([torch.ones_like(pictures[0]), *pictures[half + 1 :]])]
+        picture = load_image(path)
+        stems = [path.name.split(".")[0] + (f"-{k}" if k else "") for k in range(count)]
+        backs, noises = (
+            # Grey stands for one that someone has removed.
+            [load_image(one) if one.exists() else torch.zeros_like(picture) for one in ways]
+            for ways in ([path.with_name(f"{stem}.{what}.png") for stem in stems] for what in ("back", "noise"))
+        )
+        rows += [torch.cat([picture, *backs]), torch.cat([torch.ones_like(picture), *noises])]
     if not rows:
         figure = new_figure(9, 2)
         _nothing(figure.subplots(), "no picture")
@@ -277,7 +280,9 @@ def repeats(results: Results, preset: Preset) -> Figure:
     panel = figure.subplots()
     panel.imshow(drawn, interpolation="nearest")
     panel.axis("off")
-    panel.set_title("first the picture, then what each seed's noise gives back, and below it that noise", fontsize=10)
+    panel.set_title(
+        "first the picture, then what each seed's noise gives back, and below it that noise; grey: gone", fontsize=10
+    )
     return figure
 
 
@@ -308,7 +313,7 @@ def plane(results: Results, preset: Preset) -> Figure:
     """Samples and trajectories of the first chunk, computed again."""
     figure = new_figure(11, 5.2)
     for panel, arm in zip(figure.subplots(1, len(results.plan.arms)), results.plan.arms, strict=True):
-        states = sampled(arm, results.plan.seed, CHUNK)
+        states, _ = sampled(arm, results.plan.seed, 0, CHUNK)
         for i in range(40):
             panel.plot(states[:, i, 0], states[:, i, 1], color=NEUTRAL, lw=0.5, alpha=0.6)
         panel.plot(states[-1, :2000, 0], states[-1, :2000, 1], ".", color=COLOURS[1], ms=4)
@@ -325,7 +330,7 @@ def distances(results: Results, preset: Preset) -> Figure:
     names = [name for name in preset.distances if name not in results.plan.missing]
     kinds = list(dict.fromkeys(row["set"] for row in found))
     if not kinds:
-        figure = Figure(figsize=(9, 2))
+        figure = new_figure(9, 2)
         figure.text(0.5, 0.5, "too few pictures to compare", ha="center", color=BAD)
         return figure
     figure = new_figure(5.4 * len(kinds), 3.8 * len(names))

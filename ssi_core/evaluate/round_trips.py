@@ -41,7 +41,7 @@ class RoundTrips:
         for i, picture in enumerate(unit.pictures):
             if picture.index in unit.shown:
                 keep_trip(bench, unit.arm, picture, trip, i)
-            yield [{"repeat": 0, "nfe": trip.nfe, **measured(plan, trip, i)}]
+        yield [{"repeat": 0, "nfe": trip.nfe, **figures} for figures in measured(plan, trip)]
 
     def tables(self, results: Results, preset: Preset) -> list[Table]:
         return [means(results, preset, name) for name in results.sets]
@@ -82,9 +82,9 @@ class Seeds:
             {
                 "repeat": k, "nfe": trip.nfe, "cosine": (math.fsum(angles[k]) - angles[k][k]) / max(count - 1, 1),
                 **{f"cosine_{j}": angles[k][j] for j in range(count)},
-                **measured(plan, trip, k),
+                **figures,
             }
-            for k in range(count)
+            for k, figures in enumerate(measured(plan, trip))
         ]  # fmt: skip
 
     def tables(self, results: Results, preset: Preset) -> list[Table]:

@@ -33,6 +33,8 @@ RUNS = ("seconds", "units", "evaluations", "processes", "system")
 SAME = ("torch", "threads", "machine", "ssi")
 """What must be the same, beside the plan, for a table to be the same bits."""
 ALONE = Shard()
+OF_MODELS = ("model", "samples", "memory")
+"""Targets that are no distribution in the plane (`plan.Arm.target`)."""
 Task = Callable[[str, int, int], None]
 """Progress: (what is being done, steps done, steps in all)."""
 
@@ -48,8 +50,14 @@ def check_fit(plan: Plan, denoise: Any) -> tuple[str, ...]:
         What of the plan is left out for it, in words.
 
     Raises:
-        InputError: it is a flow model, takes no RGB pictures, does not say their size, or has not the plan's levels.
+        InputError: a target is unknown; or the model is a flow model, takes no RGB pictures, does not say their size,
+            or has not the plan's levels.
     """
+    for arm in plan.arms:
+        if arm.target not in (*TARGETS, *OF_MODELS):
+            raise InputError(
+                f"arm {arm.name!r}: target {arm.target!r} is unknown; known are {', '.join((*OF_MODELS, *TARGETS))}"
+            )
     if all(arm.target in TARGETS for arm in plan.arms):
         return ()
     if getattr(denoise, "is_flow", False):
@@ -158,9 +166,10 @@ def load_results(folder: Path) -> Results:
 
 
 def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: Shard) -> list[Picture]:
-    """Plan and survey on disk, made by the leader, read by all."""
+    """Plan and survey on disk, made by the leader, read by all; nothing is begun before all know the same plan."""
     if not shard.leads:
         shard.told()
+        shard.agree(_unlike(plan, folder))
         return load_survey(folder / SURVEY)
     try:
         if (folder / FILE).exists():
@@ -184,7 +193,17 @@ def _prepare(plan: Plan, denoise: Any, folder: Path, task: Task | None, shard: S
         shard.tell(str(error))
         raise Refused(str(error)) from error
     shard.tell("")
+    shard.agree("")
     return pictures
+
+
+def _unlike(plan: Plan, folder: Path) -> str:
+    """Why this process cannot do its share of the plan that the leader wrote; "" where it can."""
+    try:
+        plan.same(Plan.load(folder), folder)
+        return ""
+    except InputError as error:
+        return f"{platform.node()}: its plan is another than that of process 0: {error}"
 
 
 def _units(plan: Plan, pictures: Sequence[Picture]) -> list[Unit]:
@@ -208,7 +227,7 @@ def _computed(bench: Bench, unit: Unit) -> Iterator[Rows]:
 
 
 def _carry_out(bench: Bench, unit: Unit, part: Appender, done: dict[Any, Row]) -> None:
-    """Compute a unit and append the rows that are missing, one picture's after another's."""
+    """Compute a unit and append the rows that are missing, as they come."""
     plan, position, groups = bench.plan, 0, _computed(bench, unit)
     for group in groups:
         complete = []

@@ -63,6 +63,25 @@ class Shard:
         if word[0]:
             raise Refused(word[0])
 
+    def agree(self, word: str) -> None:
+        """Hear of every process what is wrong with it before anything is begun; for all of them.
+
+        Args:
+            word: what is wrong here, or "".
+
+        Raises:
+            Refused: with what is wrong, in every process.
+            InputError: one of them died.
+        """
+        words: list[str] = [word] * self.count
+        if self.count > 1:
+            try:
+                dist.all_gather_object(words, word)
+            except RuntimeError as error:
+                raise InputError(f"a process of {self.count} died; run the same command again") from error
+        if any(words):
+            raise Refused(next(filter(None, words)))
+
     def wait(self) -> str:
         """Wait until all are done with their share.
 

@@ -30,7 +30,6 @@ UNCERTAIN = "+- s.e."
 
 _FORMATS = {"nfe": ".0f", "psnr": ".1f", "gaussian": ".0%", "wins": ".0%", "mse": ".5f", "mse_median": ".5f",
             "brisque": ".1f", "chan": ".4f", "std": ".3f", "chi_z": ".1f"}  # fmt: skip
-_SHARES = ("gaussian", "wins")
 _ERRORS = (
     f"{UNCERTAIN}: standard error of the mean over pictures (or pairs: blends of one pair count as their mean); of a "
     "share, the deviation of Beta(k + 1, n - k + 1), which is not 0 where all or none pass. Few pictures give a rough "
@@ -61,11 +60,14 @@ def means(results: Results, preset: Preset, set_: str) -> Table:
     for arm in plan.arms:
         own = kept[arm.name]
         lost = sum(r["arm"] == arm.name and r["set"] in (set_, "samples") for r in results.failed)
-        share = wins(results, arm.name, arm.against, set_) if "wins" in preset.columns else math.nan
+        # Of pictures that an arm failed on too, unlike the means: it has lost them.
+        judged = len(ratios(results, arm.name, arm.against, set_)) if "wins" in preset.columns else 0
+        share = wins(results, arm.name, arm.against, set_) if judged else math.nan
         count = str(len(own)) + (f" ({lost} failed)" if lost else "")
         back = "whole" if arm.way_back == "full" or not arm.skip else "own"
         rows.append([arm.name, count, arm.solver, back, *(_mean(plan, own, name, share) for name in preset.columns)])
-        errors = [_error(own, name, share) for name in preset.columns]
+        won = cell("wins", share_error(share, judged)) if judged > 1 else ""
+        errors = [won if name == "wins" else _error(own, name) for name in preset.columns]
         if any(errors):
             rows.append([UNCERTAIN, "", "", "", *errors])
     uncertain = any(row[0] == UNCERTAIN for row in rows)
@@ -83,11 +85,11 @@ def means(results: Results, preset: Preset, set_: str) -> Table:
             "on all; in the share of wins and in ratios of errors an arm that failed has lost."
         )
     against = [arm for arm in plan.arms if arm.against and "mse" in plan.metrics and "mse" in preset.columns]
-    pairs = [f"{a.name} {said}" for a in against if (said := _log_ratio(results, a.name, a.against, set_))]
-    if pairs:
+    logs = [f"{a.name} {said}" for a in against if (said := _log_ratio(results, a.name, a.against, set_))]
+    if logs:
         notes.append(
             "Mean over pictures of ln(base method's error / arm's), above 0 where the arm reconstructs better, +- "
-            f"its standard error: {'; '.join(pairs)}."
+            f"its standard error: {'; '.join(logs)}."
         )
     if preset.paper:
         notes.append(f"The paper's figures are of {preset.paper_set}, with {preset.limit} pictures of 256x256 pixels; "
@@ -107,13 +109,13 @@ def _mean(plan: Plan, own: Sequence[Row], name: str, share: float) -> str:
     return cell(name, mean(own, name))
 
 
-def _error(own: Sequence[Row], name: str, share: float) -> str:
+def _error(own: Sequence[Row], name: str) -> str:
     """ "" for what is no mean over pictures, or of too few."""
     pictures = len({(row["set"], row["index"]) for row in own})
     if name == "nfe" or pictures < 2:
         return ""
-    if name in _SHARES:
-        return cell(name, share_error(share if name == "wins" else mean(own, name), pictures))
+    if name == "gaussian":
+        return cell(name, share_error(mean(own, name), pictures))
     error = standard_error(own, name)
     shown = cell(name, error)
     # An error that its column's digits would round to 0 is given with one of its own.

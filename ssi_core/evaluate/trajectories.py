@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..integration import Progress, integrate, unit_noise
+from ..integration import Progress, hashed_seed, integrate, unit_noise
+from ..precision import float64
 from ..process import VE, Process
 from ..report.tables import Table
 from .bench import Bench, Rows, Unit
@@ -20,7 +22,6 @@ from .preset import Preset
 from .results import Results, mean, values
 from .tables import cell
 
-CURVE_SEED = 20_000
 CHUNK = 10_000
 """Samples in the plane drawn together."""
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 20.0)
@@ -74,7 +75,7 @@ class Curves:
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         arm, known = unit.arm, TARGETS.get(unit.arm.target)
         count = int(bench.plan.options["exact" if known else "samples"])
-        seeds = range(bench.plan.seed + CURVE_SEED, bench.plan.seed + CURVE_SEED + count)
+        seeds = [hashed_seed(bench.plan.seed, "trajectory", i) for i in range(count)]
         if known is not None:
             low, high = known.sigma_min, known.sigma_max
             process: Process = VE()
@@ -91,7 +92,7 @@ class Curves:
 
         def watch(now: Progress) -> bool | None:
             x, estimate, level = first.taken()
-            step = (estimate - x).double().flatten(1).norm(dim=1) / (level * math.sqrt(x[0].numel()))
+            step = float64(estimate - x).flatten(1).norm(dim=1) / (level * math.sqrt(x[0].numel()))
             away = float(known.distance(x).div(level).mean()) if known else math.nan
             rows.append({"repeat": now.step - 1, "sigma": level, "curve": float(step.mean()),
                          "curve_std": float(step.std()), "distance": away})  # fmt: skip
@@ -119,7 +120,7 @@ class Samples:
     """`options["samples"]` samples of distributions in the plane, with the exact score (Figure 13).
 
     A row is `CHUNK` of them: how far from the manifold they are at the smallest level, how they are spread, and for the
-    points, what share the rarest and the commonest get (1/8 each in the data).
+    points, what share the rarest and the commonest get (1/8 each in the data, but for chance: `chance_shares`).
     """
 
     needs_pictures = False
@@ -143,9 +144,9 @@ class Samples:
     def run(self, bench: Bench, unit: Unit) -> Iterator[Rows]:
         chunk = int(unit.keys[0][2])
         count = min(CHUNK, int(bench.plan.options["samples"]) - chunk * CHUNK)
-        states = sampled(unit.arm, bench.plan.seed + chunk, count)
+        states, nfe = sampled(unit.arm, bench.plan.seed, chunk, count)
         x = states[-1]
-        bench.nfe += 2 * unit.arm.steps - 1
+        bench.nfe += nfe
         target = TARGETS[unit.arm.target]
         away = target.distance(states[-2])  # the last step ends on the manifold by itself
         nearest = (x[:, None] - POINTS).norm(dim=2).argmin(1)
@@ -168,21 +169,45 @@ class Samples:
         # Noise of that level across the manifold: a Rayleigh distance around a point, a half-normal one beside a line.
         level = TARGETS["eight-points"].sigma_min
         away = [_plane_cell("distance", level * math.sqrt(x)) for x in (math.pi / 2, 2 / math.pi)]
-        rows.append(["the data: eight points", "", away[0], "", "1.414", "1.414", "0.125", "0.125"])
+        size = min(CHUNK, int(results.plan.options["samples"]))
+        rarest, commonest = chance_shares(size)
+        rows.append(["the data: eight points", "", away[0], "", "1.414", "1.414", cell("rarest", rarest),
+                     cell("commonest", commonest)])  # fmt: skip
         rows.append(["the data: Gaussian on x axis", "", away[1], "", "1.000", "0.000", "", ""])
-        note = f"Distances of the data are those of data with noise of sigma {level:g}."
-        return [Table(preset.title, ["distribution", "samples", *preset.columns], rows, [note])]
+        notes = [
+            f"Distances of the data are those of data with noise of sigma {level:g}.",
+            f"Its rarest and commonest shares are those of {size:,} exact draws, means over many: chance alone.",
+        ]
+        return [Table(preset.title, ["distribution", "samples", *preset.columns], rows, notes)]
 
 
 def _plane_cell(name: str, value: float) -> str:
     return f"{value:.2e}" if name.startswith("distance") and not math.isnan(value) else cell(name, value)
 
 
-def sampled(arm: Arm, seed: int, count: int) -> Tensor:
-    """Trajectories of samples of a distribution in the plane, [steps + 1, count, 2] float64, noise first."""
+def sampled(arm: Arm, seed: int, chunk: int, count: int) -> tuple[Tensor, int]:
+    """Trajectories of samples of a distribution in the plane, [steps + 1, count, 2] float64, noise first; and the
+    evaluations that they took.
+
+    Args:
+        seed: the plan's.
+        chunk: which of its chunks of samples.
+    """
     target = TARGETS[arm.target]
-    noise = unit_noise(torch.empty(1, count, 2, dtype=torch.float64), [seed])[0]
+    noise = unit_noise(torch.empty(1, count, 2, dtype=torch.float64), [hashed_seed(seed, "chunk", chunk)])[0]
     grid = arm.sigmas(target.sigma_min, target.sigma_max, VE())[0].tolist()
-    states = integrate(target.denoise, noise * grid[0], grid, arm.solver, keep_states=True).states
-    assert states is not None
-    return states
+    walk = integrate(target.denoise, noise * grid[0], grid, arm.solver, keep_states=True)
+    assert walk.states is not None
+    return walk.states, walk.nfe
+
+
+@lru_cache
+def chance_shares(count: int, draws: int = 1000) -> tuple[float, float]:
+    """Of `count` exact draws from `POINTS`: the share of the rarest and of the commonest, means over `draws`.
+
+    1/8 each would be the shares of infinitely many; of a chunk, chance alone makes one rarer and one commoner.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = (torch.randint(len(POINTS), (count,), generator=generator) for _ in range(draws))
+    shares = torch.stack([torch.bincount(one, minlength=len(POINTS)) for one in drawn]) / count
+    return float(shares.amin(1).mean()), float(shares.amax(1).mean())

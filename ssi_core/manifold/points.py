@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..precision import float64
 from ..process import VE, Flow, Process
 from .checks import whole_number
 from .distribution import Distribution
@@ -72,7 +73,8 @@ class Exact:
         known = self.distribution
 
         def double(points: Tensor, level: Tensor) -> Tensor:
-            signal = (1 - level.double()).clamp_min(PURE) if self.is_flow else torch.ones_like(level.double())
-            return known.denoise(points.double() / signal[:, None], level.double() / signal).to(points.dtype)
+            at = float64(level)
+            signal = (1 - at).clamp_min(PURE) if self.is_flow else torch.ones_like(at)
+            return known.denoise(float64(points) / signal[:, None], at / signal).to(points)
 
         return by_rows(double, x, sigma, known.dimension)

@@ -1,8 +1,9 @@
 """The rows of SSI-DM's Table 1 and of its cat figures, as data: model, schedule, skip and solver.
 
-The paper's DDIM timesteps kappa = 1, 3, ..., 999 are taken as indices of the model's own schedule counted from 0, and
-kappa_20 = 39 as the sigma at index 39 (0.1405 of the linear one; kappa = 3: 0.0228). The paper does not say so: counted
-from 1 they would be indices 38 and 2 (0.1373 and 0.0190).
+The paper counts its DDIM timesteps from 1 (section 5.1: kappa is a subsequence of {1, ..., 1000}; Appendix B). Here its
+kappa = 1, 3, ..., 999, kappa_20 = 39 and kappa_2 = 3 are taken as indices of the model's own levels, which
+guided-diffusion counts from 0: each lies one level above the paper's. sigma of the linear schedule is .1405 at index 39
+(.1373 at 38, the paper's), .0228 at 3 (.0190), and .0148 at the smallest level, 1 (.0100).
 """
 
 from __future__ import annotations

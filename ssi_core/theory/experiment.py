@@ -5,7 +5,6 @@ A new experiment is one function decorated with `@experiment`, in a module that 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import InputError
+from ..integration import hashed_seed
 from ..report.tables import Table
 
 if TYPE_CHECKING:
@@ -65,14 +65,12 @@ class Lab:
         return 3 if self.scale >= 0.1 else 1
 
     def seed_of(self, purpose: str, repeat: int = 0) -> int:
-        """The seed of one random stream: hashed, so that no purpose, repeat or `seed` shares numbers with another.
+        """The seed of one random stream (`hashed_seed`): no purpose, repeat or `seed` shares numbers with another.
 
         All randomness of an experiment comes from here. Methods that are compared share their streams within a repeat
-        on purpose (same data, same first weights, same noise): what differs is then the method. 32 bits, since torch's
-        generator on the CPU looks at no more.
+        on purpose (same data, same first weights, same noise): what differs is then the method.
         """
-        text = f"{self.seed}/{purpose}/{repeat}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return hashed_seed(self.seed, purpose, repeat)
 
     def generator(self, purpose: str, repeat: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed_of(purpose, repeat))
