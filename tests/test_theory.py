@@ -18,12 +18,13 @@ import torch
 
 from ssi_core import OU, Cancelled, InputError
 from ssi_core.cli import main
-from ssi_core.manifold import MLP, Eps, distribution, log_uniform
+from ssi_core.manifold import MLP, Distribution, Eps, distribution, log_uniform
 from ssi_core.theory import digits
 from ssi_core.theory.catalogue import EXPERIMENTS, Lab
 from ssi_core.theory.experiment import Finding
 from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experiment, verdict, write_page
 from ssi_core.theory.seeds import below, lowest, ordered, trained
+from ssi_core.theory.singular import fixed_points
 
 EXACT = ("singularity", "skip")
 LEFT_TO_CHANCE = "leftover"
@@ -153,6 +154,14 @@ def test_a_folder_holds_one_seed_and_scale(everything, lab, differs):
 def test_exact_experiments_meet_their_requirements(name, tmp_path):
     found = run_experiment(name, tmp_path / name, Lab(scale=0.1))
     assert [f.what for f in found.findings if f.met is not True and LEFT_TO_CHANCE not in f.what] == []
+
+
+@pytest.mark.parametrize("off", [0.05, 1e-3])
+def test_theorem_3_5_is_missed_by_a_denoiser_that_is_off(off, monkeypatch):
+    right = Distribution.denoise
+    assert fixed_points(Lab())[1].met
+    monkeypatch.setattr(Distribution, "denoise", lambda *arguments: right(*arguments) + off)
+    assert fixed_points(Lab())[1].met is False
 
 
 def test_interrupted_before_the_end_nothing_counts_as_whole(tmp_path):
