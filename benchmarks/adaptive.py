@@ -23,13 +23,15 @@ from ssi_core import integrate, psnr, reconstruct, unit_noise
 FIXED = {"even in sigma^(1/7)": 7.0, "even in sigma^(1/12)": 12.0, "even in ln sigma": math.inf}
 COUNTS = (8, 10, 12, 15, 18, 22)
 TOLERANCES = (0.1, 0.05, 0.03, 0.02, 0.012, 0.008, 0.005)
+WEIGHT = 0.5
+"""Power of sigma that errors are measured in: 1, of the noise, makes steps near the image too long, 0 near the top."""
 
 
 def adaptive(subject: Subject, x: Tensor, ve: list[float], tolerance: float) -> tuple[Tensor, list[float], int]:
     """Adams-Bashforth 2 in ln sigma, its step held by what it adds to Euler's (an estimate that costs nothing).
 
     Returns:
-        (end state, the levels it took, evaluations). The estimate is the largest of the batch, in units of the noise.
+        (end state, the levels it took, evaluations). The estimate is the largest of the batch.
     """
     process = subject.process
 
@@ -52,7 +54,7 @@ def adaptive(subject: Subject, x: Tensor, ve: list[float], tolerance: float) -> 
             if before is None:
                 break
             more = -(b / a - 1 - step) / before[0] * (D - before[1])
-            size = b * math.sqrt(x[0].numel())
+            size = b**WEIGHT * math.sqrt(x[0].numel())
             used = float((more.flatten(1).norm(dim=1) / size).max()) / tolerance
             if used <= 1 or h < 0.02:
                 break

@@ -28,7 +28,7 @@ from ssi_core.solver import Model
 
 CURVE = [0.02, 0.028, 0.04, 0.055, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4]
 TRIED = (0.07, 0.1, 0.14)
-JUDGED = ("chan", "hori", "vert", "kurtosis", "block_spread", "edge")
+JUDGED = ("chan", "hori", "vert", "ks", "std", "kurtosis", "block_spread", "edge")
 DRAWS = 400
 
 
@@ -84,24 +84,25 @@ def measured(
     )
     back = reconstruct(subject.denoise, found.noise, found.sigmas, process=subject.process)
     report = gaussianity(found.noise, x0)
-    figures = {name: getattr(report, name).tolist() for name in (*JUDGED, "std", "ks")}
+    figures = {name: getattr(report, name).tolist() for name in JUDGED}
     nfe = found.nfe + len(found.sigmas) - 1
     return {"psnr": psnr(back, x0).tolist(), "verdict": list(report.verdicts), "nfe": nfe, **figures}
 
 
 def gain(curve: list[dict[str, Any]], one: dict[str, Any], figure: str, chosen: np.ndarray) -> float:
-    """dB over the plain inversion with the same mean figure, over the chosen pictures; NaN beyond the curve's ends."""
+    """dB over the plain inversion with the same mean figure, over the chosen pictures; -inf where none is as bad."""
 
     def mean(row: dict[str, Any], name: str) -> float:
         value = float(np.mean(np.array(row[name])[chosen]))
-        return abs(value) if name in ("edge", "kurtosis") else value
+        return abs(value - (name == "std")) if name in ("edge", "kurtosis", "std") else value
 
     # Along the curve a figure falls with the skip; running extremes take out what is chance.
     figures = np.maximum.accumulate([mean(row, figure) for row in curve][::-1])
     quality = [mean(row, "psnr") for row in curve][::-1]
     at = mean(one, figure)
-    if not figures[0] <= at <= figures[-1]:
-        return math.nan
+    if at > figures[-1]:
+        return -math.inf
+    # Better than the best of the curve counts as no better than that.
     return mean(one, "psnr") - float(np.interp(at, figures, quality))
 
 
@@ -130,10 +131,10 @@ def main() -> None:
                 if name != "plain":
                     every = np.arange(len(x0))
                     gains = {f: gain(curve, row, f, every) for f in JUDGED}
-                    worst = min(gains, key=lambda f: (math.isnan(gains[f]), gains[f]))
+                    worst = min(gains, key=lambda f: gains[f])
                     draws = [gain(curve, row, worst, draw.choice(every, len(every))) for _ in range(DRAWS)]
-                    low, high = np.nanquantile(draws, [0.05, 0.95])
-                    middle = float(np.nanmedian(list(gains.values())))
+                    low, high = np.quantile(draws, [0.05, 0.95], method="nearest")
+                    middle = float(np.median(list(gains.values())))
                     line += f"{gains[worst]:+.2f} ({worst}; {low:+.2f} to {high:+.2f}), median {middle:+.2f}"
                 print(line + " |", flush=True)
                 kept.append({"what": what, "way": name, "skip": skip, **row})

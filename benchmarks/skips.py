@@ -72,7 +72,8 @@ def measured(subject: Subject, kind: str, x0: Tensor, steps: int) -> list[dict[s
 def summary(rows: list[dict[str, Any]]) -> str:
     """One line of the table."""
     can = [r for r in rows if r["best_skip"] is not None]
-    lost = torch.tensor([r["best_psnr"] - r["psnr"] for r in can])
+    # Where the verdict failed more dB are no merit.
+    lost = torch.tensor([r["best_psnr"] - r["psnr"] for r in can if r["verdict"]] or [math.nan])
     told = torch.tensor([10 ** (abs(r["foretold_psnr"] - r["psnr"]) / 10) - 1 for r in rows])
     left = torch.tensor([abs(r["foretold_leftover"] / r["leftover"] - 1) for r in rows])
     passed = sum(r["verdict"] for r in can)

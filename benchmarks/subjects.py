@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssi_core import VE, Denoiser, Process, demo_denoiser, karras_sigmas
+from ssi_core import VE, Denoiser, Flow, Process, demo_denoiser, flow_sigmas, karras_sigmas
 from ssi_core.demo.photos import held_out_photos
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 
@@ -51,10 +51,16 @@ def _karras(steps: int) -> Tensor:
     return karras_sigmas(steps, sigma_min=0.002, sigma_max=80.0)
 
 
+def _even(steps: int) -> Tensor:
+    return flow_sigmas(steps, sigma_min=0.002)
+
+
 def subjects(names: list[str]) -> list[Subject]:
     """The models of these names, made when they are asked for."""
     made: dict[str, Callable[[], Subject]] = {
         "demo": lambda: Subject("demo", demo_denoiser(), VE(), _karras),
+        "classes": lambda: Subject("classes", demo_denoiser(name="demo-classes").conditioned(0), VE(), _karras),
+        "flow": lambda: Subject("flow", demo_denoiser(name="demo-flow"), Flow(), _even),
         "gaussian": lambda: Subject("gaussian", Gaussian(), VE(), _karras),
     }
     return [made[name]() for name in names or made]

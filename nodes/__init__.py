@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blending, files, inspection, inversion, pixel
+from . import blending, files, inspection, inversion, pixel, skip
 
 NODES: list[type[io.ComfyNode]] = [
     *inversion.NODES,
     *blending.NODES,
     *inspection.NODES,
+    *skip.NODES,
     *pixel.NODES,
     *files.NODES,
 ]

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..ssi_core.errors import InputError
 from ..ssi_core.frames import EASINGS, parse_weights, path_weights
+from ..ssi_core.injection import DEFAULT_INJECTION, INJECTIONS
 from ..ssi_core.inversion import DEFAULT_SOLVER
 from .host.levels import SKIP_UNITS, schedule_names
 from .host.sampling import check_solver, solver_names
@@ -63,6 +64,15 @@ def solver_input() -> Any:
         tooltip="How the ODE is integrated. dpmpp-2m: second order at one evaluation a step. euler is the paper's; "
         "heun takes two evaluations a step; ddim-current and ddim-target are the two DDIM inversions in use; "
         "fixed-point and exact solve for the exact preimage of Euler's steps.",
+    )  # fmt: skip
+
+
+def injection_input() -> Any:
+    return io.Combo.Input(
+        "injection", options=list(INJECTIONS), default=DEFAULT_INJECTION, optional=True, advanced=True,
+        tooltip="How the noise is added. plain: as the paper does. tangent: takes back the part of it that the model "
+        "would keep in the picture, which costs 4 evaluations more and brings the picture back nearer at the same "
+        "skip. SSI Auto Skip and SSI Inverse Sampler must be set alike.",
     )  # fmt: skip
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from PIL.Image import Image
 from torch import Tensor
 
 from ..ssi_core.errors import InputError
@@ -19,12 +16,13 @@ from ..ssi_core.metrics import SSIM_WINDOW, lpips_or_reason, mse, psnr, ssim
 from ..ssi_core.panel import noise_panel
 from ..ssi_core.singularity_panel import singularity_panel
 from .fields import CATEGORY, prompt_inputs, seed_input
+from .host.guiders import guider_for
 from .host.levels import HostProcess, falling, schedule
-from .host.sampling import guider_for, run_curve
+from .host.sampling import run_curve
 from .host.show import on_node, shape, tell
 from .noise import InvertedNoise, noise_of
+from .pictures import sheets
 
-PICTURES = 8
 SEEN = 256
 """Pixels across that a picture on a node should have."""
 
@@ -74,7 +72,7 @@ class SSIGaussianityInspector(io.ComfyNode):
                     f"source: is of shape {shape(image)}, the noise of {shape(found.unit)}; connect what was inverted"
                 )
         figures = gaussianity(found.unit, image)
-        picture = _sheets(len(found.unit), lambda i, title: noise_panel(found.unit, figures, i, title, source=image))
+        picture = sheets(len(found.unit), lambda i, title: noise_panel(found.unit, figures, i, title, source=image))
         report = report_text(figures)
         on_node(report.splitlines()[0])
         return io.NodeOutput(picture, report, figures.verdict, ui=ui.PreviewImage(picture, cls=cls))
@@ -213,7 +211,7 @@ class SSISingularityCurve(io.ComfyNode):
         process = HostProcess.of(model)
         given = schedule(process, "ssi-exponential", levels) if sigmas is None else sigmas
         found = run_curve(guider_for(model, positive, negative, cfg), latent, falling(process, given), seed)
-        picture = _sheets(len(found.stops), partial(singularity_panel, found))
+        picture = sheets(len(found.stops), partial(singularity_panel, found))
         report = tell("\n".join(f"image {i + 1}: {reason}" for i, reason in enumerate(found.reasons)))
         return io.NodeOutput(
             picture, report, found.csv(), float(found.stops.max()), ui=ui.PreviewImage(picture, cls=cls)
@@ -234,29 +232,10 @@ def report_text(figures: Gaussianity) -> str:
     return "\n".join(lines)
 
 
-def _sheets(count: int, draw: Callable[[int, str], Image]) -> Tensor:
-    """IMAGE of what `draw` makes of the first images of a batch of `count`, given each one's index and title."""
-    drawn = [as_image(draw(i, f"image {i + 1} of {count}")) for i in range(min(count, PICTURES))]
-    return torch.stack(_one_size(drawn))
-
-
-def as_image(picture: Image) -> Tensor:
-    """A Pillow picture as one IMAGE of a batch: [H, W, 3] in 0..1."""
-    return torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255)
-
-
 def _large_enough(images: Tensor) -> Tensor:
     """Images [B, H, W, C] of a pixel model, each pixel as a square, so that they can be seen on a node."""
     times = max(1, SEEN // max(images.shape[1:3]))
     return images.repeat_interleave(times, 1).repeat_interleave(times, 2)
-
-
-def _one_size(pictures: list[Tensor]) -> list[Tensor]:
-    """Pictures [H, W, 3] of different heights, filled up with white, since an IMAGE batch has one size."""
-    height, width = (max(p.shape[d] for p in pictures) for d in (0, 1))
-    return [
-        torch.nn.functional.pad(p, (0, 0, 0, width - p.shape[1], 0, height - p.shape[0]), value=1.0) for p in pictures
-    ]
 
 
 NODES: list[type[io.ComfyNode]] = [SSIGaussianityInspector, SSIReconstructionMetrics, SSISingularityCurve]

@@ -8,24 +8,28 @@ import torch
 from comfy_api.latest import io
 
 from ..ssi_core.errors import InputError
+from ..ssi_core.injection import DEFAULT_INJECTION, find_injection
 from ..ssi_core.inversion import Inversion
 from .fields import (
     CATEGORY,
     SolverChecked,
     grid_input,
+    injection_input,
     prompt_inputs,
+    refusal,
     schedule_inputs,
     seed_input,
     skip_inputs,
     solver_input,
 )
+from .host.guiders import caveats, guider_for
 from .host.latents import indices_of, injected_noise, latent_samples, seeds_of
 from .host.levels import HostProcess, schedule, top_of, way_back
 from .host.sampling import (
+    CountedInjection,
     SolverSampler,
     as_latent,
-    caveats,
-    guider_for,
+    check_solver,
     run_inversion,
 )
 from .host.show import blocked, on_node, shape, tell
@@ -111,6 +115,7 @@ class SSIInverseSampler(SolverChecked):
                     "keep_states", default=False, optional=True, advanced=True,
                     tooltip="Also give every state on the way, for looking at (memory: steps + 1 latents).",
                 ),
+                injection_input(),
             ],
             outputs=[
                 io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced and SLERP Noise "
@@ -131,6 +136,11 @@ class SSIInverseSampler(SolverChecked):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, solver: str | None = None, injection: str | None = None) -> bool | str:
+        said = check_solver(solver)
+        return refusal(find_injection, injection) if said is True else said
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -147,12 +157,14 @@ class SSIInverseSampler(SolverChecked):
         sigmas: Any = None,
         grid: str = "keep",
         keep_states: bool = False,
+        injection: str = DEFAULT_INJECTION,
     ) -> io.NodeOutput:
         process = HostProcess.of(model)
+        put_in = CountedInjection(injection)
         levels, sigma_skip = _levels(process, steps, schedule, skip, skip_unit, grid, sigmas)
         process.start(float(levels[0]))
         guider = guider_for(model, positive, negative, cfg)
-        found, end = run_inversion(guider, latent, levels, sigma_skip, solver, seed, keep_states=keep_states)
+        found, end = run_inversion(guider, latent, levels, sigma_skip, solver, put_in, seed, keep_states=keep_states)
         noise = InvertedNoise(
             unit=found.noise.float().cpu(),
             start=process.start(float(levels[0])),
@@ -162,7 +174,7 @@ class SSIInverseSampler(SolverChecked):
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
         report = tell(
-            _report(process, found, cfg, how, latent.get("noise_mask") is not None),
+            _report(process, found, put_in.nfe, cfg, how, latent.get("noise_mask") is not None),
             caveats(model, latent, positive, negative),
         )
         states: Any = blocked("states: turn keep_states on to get them")
@@ -272,7 +284,7 @@ def _levels(
     return way_back(process, given, sigma, grid), sigma
 
 
-def _report(process: HostProcess, found: Inversion, cfg: float, how: str, masked: bool) -> str:
+def _report(process: HostProcess, found: Inversion, injecting: int, cfg: float, how: str, masked: bool) -> str:
     top = float(found.sigmas[0])
     spread = ", ".join(f"{float(one.std()):.3f}" for one in found.noise.float()[:8])
     more = ", ..." if len(found.noise) > 8 else ""
@@ -281,6 +293,8 @@ def _report(process: HostProcess, found: Inversion, cfg: float, how: str, masked
         f"skip: {process.describe(found.skip)}",
         f"noise {shape(found.noise)}: standard deviation {spread}{more} (1 is wanted; see Gaussianity Inspector)",
     ]
+    if found.skip > 0:
+        lines.insert(2, f"injection: {found.provenance['injection']}, {injecting} of the evaluations")
     if masked:
         lines.append("masked: sample with the latent that was inverted as latent_image, not with this node's latent")
     if found.residual is not None:

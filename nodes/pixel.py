@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..ssi_core.errors import InputError
 from .fields import refusal
-from .host.checkpoints import EMBEDDED, FOLDER, SUFFIXES, checkpoint_file, checkpoint_names
+from .host.checkpoints import EMBEDDED, FOLDER, SHIPPED, SUFFIXES, checkpoint_file, checkpoint_names
 
 SCENES, PHOTOGRAPHS = "drawn scenes", "photographs"
 CATEGORY = "SSI/pixel"
@@ -43,7 +44,8 @@ class SSIPixelModelLoader(io.ComfyNode):
                     options=checkpoint_names(),
                     default=EMBEDDED,
                     tooltip=(
-                        f"{EMBEDDED} comes with these nodes (32x32 pixels). Files are those in models/{FOLDER} "
+                        f"{' and '.join(SHIPPED)} come with these nodes (32x32 pixels); the second has the classes "
+                        f"summer, autumn, winter and night, 0 to 3. Files are those in models/{FOLDER} "
                         f"({', '.join(SUFFIXES)}), and published pixel models in models/checkpoints and "
                         f"models/diffusion_models."
                     ),
@@ -89,7 +91,7 @@ class SSIPixelModelLoader(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str | None = None, **kwargs: Any) -> str:
         try:
             path = checkpoint_file(checkpoint or EMBEDDED)
-            state = path.stat() if path else None
+            state = path.stat() if isinstance(path, Path) else None
         except (ValueError, OSError):
             return f"{checkpoint}: missing"
         return f"{path}: {state.st_size} {state.st_mtime_ns}" if state else str(checkpoint)
@@ -102,11 +104,11 @@ class SSIPixelModelLoader(io.ComfyNode):
         from .host import pixel as host
 
         wanted = None if dtype == "default" else getattr(torch, dtype)
-        path, settings = checkpoint_file(checkpoint), _settings(arguments)
-        if path is None and settings:
+        source, settings = checkpoint_file(checkpoint), _settings(arguments)
+        if isinstance(source, str) and settings:
             raise InputError("arguments: the embedded model takes none; leave them empty")
         try:
-            model = host.pixel_model(path, settings, wanted)
+            model = host.pixel_model(source, settings, wanted)
         except Undecided as error:
             raise InputError(error.worded(lambda named: f"arguments: {', '.join(f'{n}=...' for n in named)}")) from None
         return io.NodeOutput(model, host.pixel_vae(), "\n".join(host.pixels_of(model).story))

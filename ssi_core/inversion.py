@@ -126,8 +126,8 @@ def invert(
         sigmas: a schedule (`ssi_core.schedule`), in flow sigmas for a flow process.
         skip: sigma_skip, in the schedule's sigmas. 0 is the base method: no noise, x0 taken to lie at the
             schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0). "auto", or
-            an `Auto` with another goal, chooses it for these images with at most 8 evaluations more
-            (`ssi_core.skip`; one for the whole batch).
+            an `Auto` with another goal, chooses one for these images (`ssi_core.skip`) with at most 8 evaluations more,
+            and the injection's for each level looked at; `Inversion.choice` has the forecast.
         solver: a registered name (`ssi_core.solver.SOLVERS`) or a function of the same signature.
         injection: how noise is put in at sigma_skip, a registered name (`ssi_core.injection.INJECTIONS`) or a function
             of the same signature.
@@ -136,7 +136,7 @@ def invert(
         process: VE(), VP(), DiscreteVP() or Flow(); default: the denoiser's own `process`, else VE().
         grid: "keep" the schedule's levels above skip, or "spread" as many again over what is left (`truncate`).
         keep_states: also return every intermediate state.
-        progress: called after every step; may cancel.
+        progress: called after every step, those of choosing a skip among them; may cancel.
 
     Returns:
         An `Inversion`.
@@ -151,7 +151,9 @@ def invert(
     put_in, choice = find_injection(injection), None
     if isinstance(skip, Auto) or skip == "auto":
         goal = skip if isinstance(skip, Auto) else Auto()
-        choice = choose_skip(denoise, x0, sigmas, goal, injection=put_in.inject, seed=seed, process=process)
+        choice = choose_skip(
+            denoise, x0, sigmas, goal, injection=put_in.inject, seed=seed, process=process, progress=progress
+        )
         skip = choice.skip
     try:
         skip = float(skip)

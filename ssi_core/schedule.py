@@ -86,17 +86,26 @@ def ddim_sigmas(kappa: int | Sequence[int], process: DiscreteVP | None = None) -
     return _ended(levels[torch.tensor(chosen)])
 
 
-def flow_sigmas(steps: int, *, shift: float = 1.0, sigma_max: float = 1.0) -> Tensor:
-    """Evenly spaced flow times from sigma_max to 0, shifted towards noise: shift t / (1 + (shift - 1) t) (SD3 Eq. 23).
+def flow_sigmas(steps: int, *, shift: float = 1.0, sigma_min: float = 0.0, sigma_max: float = 1.0) -> Tensor:
+    """Evenly spaced flow times, shifted towards noise: shift t / (1 + (shift - 1) t) (SD3 Eq. 23).
+
+    Args:
+        steps: number of positive levels (>= 1).
+        shift: 1 leaves them even; larger puts more steps near the noise.
+        sigma_min: the smallest positive level, where an inversion without a skip begins; 0: the times are even down
+            to 0 itself, as in sampling, and the smallest positive one is sigma_max / steps without a shift.
+        sigma_max: the largest.
 
     Returns:
         Tensor [steps + 1], float64, descending, ending in 0.
     """
     check_steps(steps)
-    if not shift > 0 or not 0 < sigma_max <= 1:
-        raise InputError(f"shift {shift} must be positive and sigma_max {sigma_max} in (0, 1]")
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return sigma_max * shift * t / (1 + (shift - 1) * t)
+    if not shift > 0 or not 0 <= sigma_min < sigma_max <= 1:
+        raise InputError(f"shift {shift} must be positive, and 0 <= sigma_min {sigma_min} < sigma_max {sigma_max} <= 1")
+    lowest = sigma_min / (shift * sigma_max - (shift - 1) * sigma_min)
+    t = torch.linspace(1, lowest, steps if sigma_min else steps + 1, dtype=torch.float64)
+    levels = sigma_max * shift * t / (1 + (shift - 1) * t)
+    return _ended(_pinned(levels, sigma_min, sigma_max)) if sigma_min else levels
 
 
 def given_sigmas(sigmas: Tensor | Sequence[float]) -> Tensor:

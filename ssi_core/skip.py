@@ -9,6 +9,9 @@ a goal:
   evaluations, gives a noise whose structure is that of the whole inversion's, though its size is not. It is judged by
   the figures of the verdict, brought to unit variance first.
 
+What is foretold holds where the inversion itself follows its trajectory: second-order solvers with about 15 levels or
+more above the skip (`resolved`). What a coarser walk loses comes on top, and nothing here sees it.
+
 Everything here is of our own; docs/beyond.md has the measurements it rests on.
 """
 
@@ -27,9 +30,10 @@ from .gaussianity import FIGURES, gaussianity
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
 from .integration import Callback, Progress, integrate, seeds_for, unit_noise
+from .precision import float64
 from .process import Process
 from .schedule import exponential_sigmas, given_sigmas
-from .solver import find_solver
+from .solver import Solver, find_solver
 
 DEFAULT_SKIP = 0.07
 """(VE) sigma."""
@@ -49,8 +53,12 @@ LOWEST, HIGHEST = 0.002, 1.0
 """(VE) sigmas between which a skip is chosen."""
 SAFETY = 1.3
 """By which a skip for the verdict is raised: the short walk is not the whole one."""
+RESOLVED = 15
+"""Levels of a way back, the last 0 among them, under which a forecast is not to be trusted."""
 ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
+BEYOND = 3.0
+"""Factor over the largest level looked at that an answer may lie at."""
 APART = 1.5
 """Factor that two trials lie apart at least, so that they tell a slope."""
 
@@ -121,7 +129,7 @@ class Choice:
     """In the schedule's sigmas."""
     goal: Auto
     met: bool
-    """Whether the goal is foretold to be met for every image of the batch."""
+    """Whether the goal is foretold to be met for every image of the batch, by a walk that is `resolved`."""
     trials: tuple[Trial, ...]
     """What was looked at, by rising sigma."""
     foretold: Trial
@@ -147,6 +155,8 @@ class Choice:
         """One sentence."""
         worst = f"{float(self.foretold.psnr.min()):.1f} dB"
         told = f"skip {self.skip:.3g} for {self.goal}: {worst} and {_share(self.foretold.leftover)} leftover foretold"
+        if self.met and self.goal.psnr is not None and self.ve(self.skip) >= 0.99 * HIGHEST:
+            told += "; it is the largest that is considered"
         if not self.met:
             told += "; no skip is foretold to reach that goal"
             if self.goal == Auto():
@@ -170,11 +180,12 @@ def choose_skip(
     Args:
         denoise, x0, sigmas, seed, process: as in `invert`; the same seed gives the same injected noise here and there.
         goal: see `Auto`.
-        injection: as in `invert`; what it evaluates itself comes on top of the 8 evaluations.
+        injection: as in `invert`; what it evaluates itself is spent at each level that is looked at, on top of the 8
+            evaluations.
         progress: called after every evaluation of a walk; may cancel.
 
     Returns:
-        A `Choice`, made with 8 evaluations at most.
+        A `Choice`, made with 8 evaluations at most (plus the injection's).
 
     Raises:
         InputError, DenoiserError, Cancelled: as `invert`.
@@ -216,7 +227,12 @@ def choose_skip(
 
 def leftover(noise: Tensor, injected: Tensor) -> Tensor:
     """[B]: share of a noise's energy that is not along the noise that was injected; see `Trial.leftover`."""
-    return 1 - torch.cosine_similarity(noise.double().flatten(1), injected.double().flatten(1)).cpu() ** 2
+    return 1 - torch.cosine_similarity(float64(noise).flatten(1), float64(injected).flatten(1)).cpu() ** 2
+
+
+def resolved(sigmas: Tensor, solver: str | Solver) -> bool:
+    """Whether an inversion over this way back follows its trajectory closely enough for a forecast to hold."""
+    return find_solver(solver).order != 1 and len(sigmas) > RESOLVED
 
 
 class _Look:
@@ -261,11 +277,11 @@ class _Look:
 
         end = integrate(self.denoise, x, levels, find_solver(WALKER), self.process, progress=watch)
         self.nfe += guarded.nfe + end.nfe
-        noise = self.process.to_noise(end.x, levels[-1]).double()
+        noise = float64(self.process.to_noise(end.x, levels[-1])).cpu()
         unit = noise / noise.flatten(1).std(1).clamp_min(1e-300).reshape(-1, *[1] * (noise.ndim - 1))
         shape, size = gaussianity(unit, self.x0).margin(SHAPE), gaussianity(noise).margin(["std"])
         margin = torch.maximum(shape, size / SHRINKS)
-        return Trial(self.sigma(v), _psnr(first[0], self.x0), leftover(noise, self.noise), margin)
+        return Trial(self.sigma(v), _psnr(first[0], self.x0), leftover(noise, self.noise.cpu()), margin)
 
 
 @dataclass(frozen=True)
@@ -291,8 +307,11 @@ class _Seek:
             slope = min(max(slope, self.slope / 3), 3 * self.slope)
         here, there = math.exp(u), math.exp(u + lacks / slope)
         if len(points) == self.trials:
-            # Under the smallest level looked at, the curve may be steeper than between the two.
-            return max(there, min(ve(t.sigma) for t in trials) if self.walks else 0.0) * self.safety
+            if self.walks:
+                # Beyond the levels looked at the curve may bend: below, it is steeper than between the two.
+                known = [ve(t.sigma) for t in trials]
+                there = min(max(there, min(known)), BEYOND * max(known))
+            return there * self.safety
         there = min(max(there, low), high)
         if self.walks and 1 / APART < there / here < APART:
             up = here * APART <= high and (lacks > 0 or here / APART < low)
@@ -323,7 +342,7 @@ _SEEK = {
 
 
 def _psnr(image: Tensor, wanted: Tensor) -> Tensor:
-    error = (image.double() - wanted.double()).square().flatten(1).mean(1).cpu()
+    error = float64(image - wanted).square().flatten(1).mean(1).cpu()
     return 10 * (4 / error.clamp_min(1e-20)).log10()
 
 
@@ -334,16 +353,21 @@ def _ve(process: Process, sigma: float) -> float:
 
 
 def _between(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
-    """Straight lines in logarithms through the two trials that tell most of a level; PSNR is one already."""
+    """Straight lines in logarithms between neighbouring trials, and on through the outermost; PSNR is one already."""
 
     def line(name: str, *, logarithmic: bool) -> Tensor:
-        known = [t for t in trials if not bool(getattr(t, name).isnan().any())]
+        known: list[Trial] = []
+        for trial in sorted(trials, key=lambda t: t.sigma):
+            # Two that lie too near each other tell no slope.
+            if not bool(getattr(trial, name).isnan().any()) and (not known or trial.sigma > 1.05 * known[-1].sigma):
+                known.append(trial)
         u = math.log(_ve(process, sigma))
-        known = sorted(sorted(known, key=lambda t: abs(math.log(_ve(process, t.sigma)) - u))[:2], key=lambda t: t.sigma)
+        above = sum(t.sigma <= sigma for t in known)
+        known = known[max(0, min(above - 1, len(known) - 2)) :][:2]
         values = [getattr(t, name) for t in known]
         if logarithmic:
             values = [v.clamp_min(1e-6).log() for v in values]
-        if len(known) == 1 or known[1].sigma < known[0].sigma * 1.05:  # too near for a slope
+        if len(known) == 1:
             found = values[0]
         else:
             a, b = (math.log(_ve(process, t.sigma)) for t in known)

@@ -6,9 +6,9 @@ import math
 
 from PIL import Image
 
-from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, Canvas, Plot, decades, text_width, wrap
+from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, PAPER, Canvas, Plot, decades, text_width, wrap
 from .errors import InputError
-from .skip import Choice, Trial
+from .skip import Auto, Choice, Trial
 
 WIDTH, MARGIN = 760, 24
 _AXIS, _PLOT, _CAPTION, _GAP = 44, 170, 44, 18
@@ -44,8 +44,9 @@ def skip_panel(choice: Choice, image: int = 0, title: str = "", happened: Trial 
     for line, size, colour in heading:
         y += 24
         canvas.text(MARGIN, y, line, size, colour)
-    mark = "" if choice.met else ", and does not reach the goal"
-    canvas.text(MARGIN, y + 34, f"Skip {choice.skip:.3g}{mark}", 22, INK if choice.met else BAD, bold=True)
+    failed = happened is not None and choice.goal == Auto() and float(happened.margin[image]) > 1
+    mark = ", and does not reach the goal" if not choice.met else ", and the noise did not pass" if failed else ""
+    canvas.text(MARGIN, y + 34, f"Skip {choice.skip:.3g}{mark}", 22, BAD if mark else INK, bold=True)
     for i, line in enumerate(reasons):
         canvas.text(MARGIN, y + 56 + 19 * i, line, 13)
 
@@ -100,12 +101,16 @@ class _Part:
         colour = GOOD if self.choice.met else BAD
         canvas.line([(at, plot.top), (at, plot.top + _PLOT)], colour, 2)
         side = "ls" if at < plot.left + 0.75 * plot.width else "rs"
-        canvas.text(at + (6 if side == "ls" else -6), plot.top + 14, f"skip {self.choice.skip:.3g}", 12, colour, side)
+        words, near = f"skip {self.choice.skip:.3g}", at + (6 if side == "ls" else -6)
+        reach = text_width(words, 12) * (1 if side == "ls" else -1)
+        canvas.box(min(near, near + reach), plot.top + 3, max(near, near + reach), plot.top + 17, PAPER)
+        canvas.text(near, plot.top + 14, words, 12, colour, side)
         for name, (_, colour) in shown.items():
-            plot.curve([(s, self._of(t, name)) for s, t in zip(self.sigmas, told, strict=True)], colour, 2)
-            for trial in self.choice.trials:
-                if not math.isnan(self._of(trial, name)):
-                    canvas.dot(plot.at(trial.sigma, self._of(trial, name)), 4, colour)
+            looked_at = [t for t in self.choice.trials if not math.isnan(self._of(t, name))]
+            if len(looked_at) > 1:  # one alone tells no line
+                plot.curve([(s, self._of(t, name)) for s, t in zip(self.sigmas, told, strict=True)], colour, 2)
+            for trial in looked_at:
+                canvas.dot(plot.at(trial.sigma, self._of(trial, name)), 4, colour)
             if self.happened is not None and not math.isnan(self._of(self.happened, name)):
                 spot = plot.at(self.happened.sigma, self._of(self.happened, name))
                 canvas.dot(spot, 6, colour)

@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ssi_core import Inversion, demo_denoiser, gaussianity, invert, karras_sigmas, load_image, save_image
+from ssi_core import (
+    Flow,
+    Inversion,
+    demo_denoiser,
+    gaussianity,
+    invert,
+    karras_sigmas,
+    load_image,
+    reconstruct,
+    save_image,
+)
 from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.image import to_pixels
@@ -37,11 +47,20 @@ def ssi(capsys, *arguments):
 
 
 def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictures, tmp_path):
-    code, out, _ = ssi(capsys, "invert", *pictures, "--skip", "auto", "--out", tmp_path / "out", "--device", "cpu")
+    code, out, err = ssi(capsys, "invert", *pictures, "--skip", "auto", "--out", tmp_path / "out", "--device", "cpu")
+    assert "forecast" not in err
     assert code == 0 and out.count("for the verdict:") == 2 and out.count("foretold (8 evaluations)") == 2
     found = [Inversion.load(tmp_path / "out" / f"scene {i}.ssi.safetensors") for i in range(2)]
     assert found[0].skip != found[1].skip and all(0.002 < one.skip < 0.07 for one in found)
     assert (np.asarray(Image.open(tmp_path / "out" / "scene 0.skip.png")) < 128).any()
+
+
+@pytest.mark.parametrize("coarse", [("--steps", "8"), ("--solver", "euler")])
+def test_a_forecast_for_a_coarse_walk_is_not_left_alone(capsys, pictures, tmp_path, coarse):
+    code, _, err = ssi(
+        capsys, "invert", pictures[0], "--skip", "psnr=38", *coarse, "--out", tmp_path, "--device", "cpu"
+    )
+    assert code == 0 and "the forecast is of a finer walk" in err
 
 
 def test_a_morph_takes_one_chosen_skip(capsys, pictures, tmp_path):
@@ -95,6 +114,25 @@ def test_invert_reconstruct_inspect(capsys, pictures, tmp_path):
     assert Image.open(out / "look.png").width > 600
 
 
+def test_the_flow_model_inverts_reconstructs_and_morphs(capsys, pictures, tmp_path):
+    out, flow = tmp_path / "results", ["--model", "demo-flow"]
+    assert ssi(capsys, "invert", pictures[0], "--out", out, *FEW, *flow)[0] == 0
+    artefact = out / "scene 0.ssi.safetensors"
+    inversion = Inversion.load(artefact)
+    assert (inversion.process, float(inversion.sigmas[0])) == (Flow(), 1.0)
+    code, said, noted = ssi(capsys, "reconstruct", artefact, "--original", pictures[0], "--out", out, *flow)
+    assert code == 0
+    assert "PSNR" in said
+    assert "will not give the same picture" not in noted
+    assert ssi(capsys, "morph", artefact, pictures[1], "--frames", 3, "--out", out, *flow)[0] == 0
+    code, _, said = ssi(capsys, "reconstruct", artefact, "--out", out)
+    assert code == 2
+    assert "this is no flow model" in said
+    code, _, said = ssi(capsys, "evaluate", "fig5", "--out", out / "fig5", *flow)  # Karras levels up to sigma 80
+    assert code == 2
+    assert "is a flow model" in said
+
+
 def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, tmp_path):
     for batch in (1, 2):
         assert ssi(capsys, "invert", *pictures, "--out", tmp_path / str(batch), "--batch", batch, *FEW)[0] == 0
@@ -115,6 +153,27 @@ def test_morph_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
     assert ssi(capsys, "invert", *pictures, "--out", out, *FEW)[0] == 0
     artefacts = [out / f"scene {i}.ssi.safetensors" for i in range(2)]
     assert ssi(capsys, "morph", *artefacts, "--frames", 3, "--out", out)[0] == 0
+
+
+def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):
+    out = tmp_path / "edits"
+    code, told, _ = ssi(
+        capsys, "edit", *pictures, "--from", "summer", "--to", "winter", "--to", "3", "--out", out, *FEW
+    )
+    assert code == 0 and "14 evaluations" in told  # four up, five down for each class
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"scene {i}.{what}.png" for i in range(2) for what in ("3", "edits", "winter")
+    ]
+    assert Image.open(out / "scene 0.edits.png").size == (3 * (128 + 4), 128 + 4)
+    model, x0 = demo_denoiser(name="demo-classes"), load_image(pictures[1], 32)
+    inversion = invert(model.conditioned(0), x0, karras_sigmas(6), skip=0.1, seed=1)
+    wanted = reconstruct(model.conditioned(2), inversion.noise, inversion.sigmas)
+    apart = np.abs(to_pixels(load_image(out / "scene 1.winter.png")).astype(int) - to_pixels(wanted))
+    assert apart.max() <= 1
+    guided = ["--guidance", "3", "--out", tmp_path / "guided"]
+    code, told, _ = ssi(capsys, "edit", pictures[1], "--from", 0, "--to", "winter", *guided, *FEW)
+    assert code == 0 and "asking the network twice" in told
+    assert (load_image(tmp_path / "guided" / "scene 1.winter.png") - wanted).abs().max() > 0.05
 
 
 def test_an_artefact_of_several_pictures(capsys, tmp_path):
@@ -165,7 +224,7 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["invert", "{picture}", "--solver", "eular"], "solver 'eular': unknown; known are euler"),
         (["invert", "{picture}", "--skip", "0.001"], "smallest sigma, 0.002"),
         (["invert", "{picture}", "--skip", "80"], "must lie below"),
-        (["invert", "{picture}", "--schedule", "linear"], "known are karras, exponential"),
+        (["invert", "{picture}", "--schedule", "linear"], "known are auto, karras, exponential, flow"),
         (["invert", "{picture}", "--model", "sdxl"], "model 'sdxl': unknown"),
         (["invert", "{picture}", "--device", "abacus"], "device 'abacus'"),
         (["invert", "{picture}", "--out", "{text}"], "cannot be made"),
@@ -177,6 +236,10 @@ def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
         (["morph", "{picture}", "{picture}", "{picture}", "--frames", "2"], "fewer than the 3 keyframes"),
         (["morph", "{picture}", "{picture}", "--format", "avi"], "use webp, gif, mp4"),
         (["morph", "{picture}", "{picture}", "--pace", "brisk"], "pace 'brisk': unknown; known are even, angle"),
+        (["edit", "{picture}", "--from", "summer", "--to", "spring"], "4 classes (counted from 0): summer, autumn"),
+        (["edit", "{picture}", "--from", "4", "--to", "0"], "label 4: the model has 4 classes"),
+        (["edit", "{picture}", "--from", "0", "--to", "1", "--model", "demo"], "label 0: the model has no classes"),
+        (["invert", "{picture}", "--model", "demo-classes", "--label", "spring"], "label spring: the model has 4"),
         (["invert", "a [final][/x].png"], "a [final][/x].png: no such file"),
     ],
 )
@@ -188,7 +251,7 @@ def test_mistakes_get_one_line_and_exit_code_2(capsys, tmp_path, pictures, argum
     filled = [a.format(picture=pictures[0], text=text, dot=dot) for a in arguments]
     if "--out" not in filled and filled[0] != "inspect":
         filled += ["--out", str(out)]
-    if filled[0] in ("invert", "morph"):
+    if filled[0] in ("invert", "morph", "edit"):
         filled += ["--steps", "3"]
     code, _, said = ssi(capsys, *filled)
     assert code == 2
@@ -240,3 +303,20 @@ def test_ctrl_c_ends_a_command_cleanly(pictures, tmp_path, arguments):
 def test_module_and_version():
     said = subprocess.run([sys.executable, "-m", "ssi_core", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("ssi ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("invert", "", "--out", "x"), ("invert", "a.png", "--out", ""), ("invert", "--out=")]
+)
+def test_empty_arguments_are_no_current_folder(capsys, arguments):
+    code, _, err = ssi(capsys, *arguments)
+    assert code == 2 and "an argument is empty" in err
+
+
+def test_what_was_foretold_and_did_not_come_is_said(capsys, tmp_path):
+    """A black picture's noise is shifted, which the short walk cannot see."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    how = ["--skip", "auto", "--device", "cpu", "--out", tmp_path]
+    code, out, err = ssi(capsys, "invert", tmp_path / "black.png", *how)
+    assert code == 0 and "not Gaussian" in out
+    assert "was foretold to pass as Gaussian, and did not; try --skip" in err

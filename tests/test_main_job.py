@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssi_core import cosine, demo_denoiser, gaussianity, invert, karras_sigmas, psnr, reconstruct, ssim
+from ssi_core import cosine, demo_denoiser, flow_sigmas, gaussianity, invert, karras_sigmas, psnr, reconstruct, ssim
 from ssi_core.demo.measure import Laboratory, Plan, Setting, share_better
 from ssi_core.demo.photos import SHEET, held_out_photos, photo_crops, photo_regions
 from ssi_core.demo.run import run_demo
@@ -118,3 +118,19 @@ def test_the_demo_leaves_everything_it_promises(tmp_path):
     assert 0.002 < metrics["singularity_knee"] < 0.5
     assert len(tables) == 4
     assert len(set(parts)) > 30
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return demo_denoiser(name="demo-flow")
+
+
+@pytest.mark.parametrize("solver", ["euler", "ab2", "dpmpp-2m"])
+def test_a_flow_is_inverted_like_any_other(flow, scenes, solver):
+    sigmas = flow_sigmas(20, sigma_min=flow.sigma_min)
+    base, ours = (invert(flow, scenes[:16], sigmas, skip=skip, solver=solver) for skip in (0.0, 0.1))
+    assert sum(gaussianity(base.noise, scenes[:16]).verdicts) == 0
+    assert sum(gaussianity(ours.noise, scenes[:16]).verdicts) >= 14
+    assert abs(float(ours.noise.std()) - 1) < 0.02
+    back = reconstruct(flow, ours.noise, ours.sigmas, solver=solver)
+    assert float(psnr(back, scenes[:16]).mean()) > 30

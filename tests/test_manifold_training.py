@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from exact import normal, slope
+from exact import Gaussian, normal, slope
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -629,6 +629,15 @@ def test_points_and_clouds():
         clouds(points, 5)
     with pytest.raises(InputError, match="rows"):
         Exact(distribution("line"))(normal(2, 5, 7), torch.ones(2))
+
+
+def test_exact_denoiser_of_a_flow_is_the_same_one_in_its_coordinate():
+    mean, variance = normal(1, 4, seed=3), [0.0, 0.25, 1.0, 2.0]
+    x, t = normal(5, 4, seed=4), torch.tensor([0.001, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
+    flow = Exact(Mixture(mean, variance), Flow())
+    assert flow.is_flow
+    wanted = Gaussian(mean[0], torch.tensor(variance), flow=True)(x, t)
+    assert torch.allclose(flow(x, t), wanted, atol=1e-5)  # at t = 1 within about a millionth
 
 
 def test_the_reverse_sde_of_ve_keeps_the_variance():

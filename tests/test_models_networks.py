@@ -48,6 +48,20 @@ def model(name: str, **more: object) -> PixelModel:
     return load_checkpoint(DATA / f"{name}.safetensors", **{**arguments(name), **more})
 
 
+def test_guidance_of_a_checkpoint_with_classes():
+    """NVlabs models know no class: guidance goes from there through the class; others always want one."""
+    ours, sigma = model("nv_ncsnpp_cond"), torch.ones(2)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    without, within = ours.denoise(x, sigma), ours.conditioned([3, 5])(x, sigma)
+    guided = ours.conditioned([3, 5], 2.5)
+    assert guided.sigma_max == ours.sigma_max
+    torch.testing.assert_close(guided(x, sigma), without + 2.5 * (within - without), atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match=r"guidance 2: .* takes a class"):
+        ours.conditioned(None, 2.0)
+    with pytest.raises(InputError, match=r"guidance 2: .* knows no picture without a class"):
+        model("adm_neworder_classcond").conditioned(1, 2.0)
+
+
 def difference(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max()) / max(1.0, float(theirs.abs().max()))

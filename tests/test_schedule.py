@@ -118,6 +118,16 @@ def test_flow_shift_is_sd3_equation_23():
     assert flow_sigmas(4, shift=3).tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
 
 
+def test_flow_levels_end_where_they_are_told():
+    assert flow_sigmas(4, sigma_min=0.1).tolist() == pytest.approx([1, 0.7, 0.4, 0.1, 0])
+    for steps, shift in ((2, 3.0), (9, 0.5), (1, 3.0)):
+        found = flow_sigmas(steps, shift=shift, sigma_min=0.1, sigma_max=0.8)
+        assert len(found) == steps + 1
+        assert found[[0, -2]].tolist() == ([0.8, 0.1] if steps > 1 else [0.8, 0.8])
+    even = flow_sigmas(9, shift=3, sigma_min=0.1)[:-1]
+    assert (even / (3 - 2 * even)).diff().std() < 1e-12
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -133,6 +143,7 @@ def test_flow_shift_is_sd3_equation_23():
         (lambda: flow_sigmas(0), "steps 0"),
         (lambda: flow_sigmas(3, shift=0), "shift 0"),
         (lambda: flow_sigmas(3, sigma_max=1.5), "sigma_max 1.5"),
+        (lambda: flow_sigmas(3, sigma_min=1), "sigma_min 1 < sigma_max 1.0"),
         (lambda: ddim_sigmas(501), "kappa 501"),
         (lambda: ddim_sigmas([]), "kappa: is empty"),
         (lambda: ddim_sigmas([3, 1000]), "0..999"),

@@ -139,6 +139,16 @@ def test_it_can_be_cancelled():
     with pytest.raises(Cancelled):
         choose_skip(denoise, x0, sigmas, progress=stop)
     assert seen == [1, 2, 3, 4, 5, 6] and denoise.nfe == 6
+    denoise.sigmas.clear()
+    with pytest.raises(Cancelled):
+        invert(denoise, x0, sigmas, skip="auto", progress=lambda now: False)
+    assert denoise.nfe == 1
+
+
+def test_a_dear_injection_is_paid_at_each_level():
+    denoise, x0, sigmas = setting(VE())
+    choice = choose_skip(denoise, x0, sigmas, injection="tangent")
+    assert choice.nfe == denoise.nfe == 16
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experi
 from ssi_core.theory.seeds import below, lowest, ordered, trained
 from ssi_core.theory.singular import fixed_points
 
-EXACT = ("singularity", "skip")
+EXACT = ("singularity", "skip", "skip-flow")
 LEFT_TO_CHANCE = "leftover"
 """Within 10% only with all the samples of a full run."""
 TINY = 0.005
@@ -150,6 +150,14 @@ def test_a_folder_holds_one_seed_and_scale(everything, lab, differs):
         run_all(out, lab, ["line"])
     assert main_or_exit(["theory", "skip", "--out", str(out), "--seed", "7", "--scale", str(TINY)]) == 2
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["report.html", "findings.csv", "plan.json"])
+def test_files_of_something_else_are_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("my thesis")
+    with pytest.raises(InputError, match=f"holds a {name} that is not of `ssi theory`"):
+        run_all(tmp_path, Lab(scale=TINY), ["singularity"])
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "my thesis"
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -13,6 +13,8 @@ OTHER_FOLDERS = ("checkpoints", "diffusion_models")
 """Where such files lie too; shown from there only if they are called after a published one."""
 SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
 EMBEDDED = "demo32 (embedded)"
+SHIPPED = {EMBEDDED: "demo", "demo32-classes (embedded)": "demo-classes"}
+"""Models that come with these nodes: choice -> name of `demo_denoiser`."""
 
 # Registered, not created: an install that never uses it keeps its folders as they are.
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
@@ -23,17 +25,17 @@ def checkpoint_names() -> list[str]:
     for folder in OTHER_FOLDERS:
         names = folder_paths.get_filename_list(folder)
         files += [name for name in names if name.lower().endswith(SUFFIXES) and _published(name)]
-    return [EMBEDDED, *dict.fromkeys(files)]
+    return [*SHIPPED, *dict.fromkeys(files)]
 
 
-def checkpoint_file(checkpoint: str) -> Path | None:
-    """The file of a choice; None for the embedded model.
+def checkpoint_file(checkpoint: str) -> Path | str:
+    """The file of a choice; for an embedded model its name.
 
     Raises:
         ValueError: there is no such file; the message says where to get it and where to put it.
     """
-    if checkpoint == EMBEDDED:
-        return None
+    if checkpoint in SHIPPED:
+        return SHIPPED[checkpoint]
     for folder in (FOLDER, *OTHER_FOLDERS):
         found = folder_paths.get_full_path(folder, checkpoint)
         if found is not None:

@@ -31,6 +31,12 @@ def injected_noise(samples: Tensor, seeds: Sequence[int]) -> Tensor:
     return unit_noise(samples.float().cpu(), seeds)
 
 
+def is_pixels(model: Any) -> bool:
+    """Whether a MODEL's latents are pictures in [-1, 1] themselves."""
+    wanted = model.get_model_object("latent_format")
+    return bool(wanted.latent_channels == 3 and wanted.spacial_downscale_ratio == 1)
+
+
 def latent_samples(model: Any, latent: dict[str, Any]) -> Tensor:
     """The tensor of a LATENT that holds a picture, as the model takes it.
 

@@ -28,7 +28,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...ssi_core.demo import demo_denoiser
+from ...ssi_core.demo import DEMO_MODELS, demo_denoiser
 from ...ssi_core.errors import InputError
 from ...ssi_core.models import load_checkpoint
 from ...ssi_core.models.commands import describe
@@ -319,24 +319,27 @@ def castable(operations: Any) -> Layers:
     return layers
 
 
-def pixel_model(path: Path | None, settings: dict[str, Any], dtype: torch.dtype | None, **kwargs: Any) -> Any:
+def pixel_model(source: Path | str, settings: dict[str, Any], dtype: torch.dtype | None, **kwargs: Any) -> Any:
     """A MODEL.
 
     Args:
-        path: checkpoint; None is the embedded demo model.
+        source: checkpoint, or the name of an embedded model.
         settings: arguments of `load_checkpoint` that say what the file does not.
-        dtype: in which the network runs; None leaves it to the host (the embedded model runs in float32).
+        dtype: in which the network runs; None leaves it to the host (embedded models run in float32).
 
     Raises:
         InputError: the file cannot be used, or it does not tell everything.
     """
-    if path is None and dtype not in (None, torch.float32):
+    if isinstance(source, str) and dtype not in (None, torch.float32):
         raise InputError("dtype: the embedded model runs in float32; choose default")
     device = comfy.model_management.get_torch_device()
     offload = comfy.model_management.unet_offload_device()
-    stored, computed = _dtypes(path, dtype, device)
+    stored, computed = _dtypes(source, dtype, device)
     layers = castable(comfy.ops.pick_operations(stored, computed))
-    pixels = _demo(layers) if path is None else _checkpoint(path, layers, stored, computed or stored, settings)
+    if isinstance(source, str):
+        pixels = _demo(source, layers)
+    else:
+        pixels = _checkpoint(source, layers, stored, computed or stored, settings)
     model = PixelBase(pixels, device=offload)
     if not comfy.model_management.is_device_cpu(offload):
         model.to(offload)
@@ -344,7 +347,7 @@ def pixel_model(path: Path | None, settings: dict[str, Any], dtype: torch.dtype 
     if kwargs.get("disable_dynamic"):
         kind = comfy.model_patcher.ModelPatcher
     patcher = kind(model, load_device=device, offload_device=offload)
-    patcher.cached_patcher_init = (pixel_model, (path, settings, dtype))  # how the host loads it anew
+    patcher.cached_patcher_init = (pixel_model, (source, settings, dtype))  # how the host loads it anew
     return patcher
 
 
@@ -366,37 +369,45 @@ def pixels_of(model: Any) -> Pixels:
 
 
 def _dtypes(
-    path: Path | None, asked: torch.dtype | None, device: torch.device
+    source: Path | str, asked: torch.dtype | None, device: torch.device
 ) -> tuple[torch.dtype, torch.dtype | None]:
     """In which dtype weights are kept, and in which they are computed with where that is another; as core decides."""
-    if path is None:
+    if isinstance(source, str):
         return torch.float32, None
     if asked is None:
-        parameters = path.stat().st_size // 4
+        parameters = source.stat().st_size // 4
         asked = comfy.model_management.unet_dtype(model_params=parameters, supported_dtypes=list(DTYPES))
         if asked not in DTYPES:  # --fp8_...-unet
             asked = torch.float32
     return asked, comfy.model_management.unet_manual_cast(asked, device, list(DTYPES))
 
 
-def _demo(layers: Layers) -> Pixels:
-    demo = demo_denoiser(layers=layers)
+def _demo(name: str, layers: Layers) -> Pixels:
+    demo = demo_denoiser(layers=layers, name=name)
+    called = DEMO_MODELS[name].stem
     parameters = sum(p.numel() for p in demo.network.parameters())
     low, high = demo.sigma_min, demo.sigma_max
     return Pixels(
         network=demo.network,
-        denoise=lambda x, sigma, labels: demo(x, sigma),
-        process=VE(),
+        denoise=lambda x, sigma, labels: demo(x, sigma) if labels is None else demo(x, sigma, labels),
+        process=demo.process,
         sigma_min=low,
         sigma_max=high,
-        name="demo32",
+        name=called,
         channels=demo.channels,
         size=demo.image_size,
         multiple=demo.network.size_multiple,
         own_size_only=True,
         compute_dtype=demo.dtype,
+        classes=len(demo.classes),
+        null_class=bool(demo.classes),
         story=(
-            f"demo32: the model that comes with these nodes, {demo.image_size}x{demo.image_size} pixels, no classes",
+            f"{called}: a model that comes with these nodes, {demo.image_size}x{demo.image_size} pixels, "
+            + (
+                f"classes {', '.join(f'{i} {c}' for i, c in enumerate(demo.classes))} (or none)"
+                if demo.classes
+                else "no classes"
+            ),
             f"F with EDM scalings; VE; sigma {low:g} to {high:g}",
             f"{parameters:,} parameters, computed in float32",
             "licence: Apache-2.0",

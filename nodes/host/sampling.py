@@ -4,7 +4,6 @@ progress, interruption and memory management are the host's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,13 +18,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
+from ...ssi_core.guard import Guarded
+from ...ssi_core.injection import Injection, find_injection
 from ...ssi_core.integration import Progress, integrate
 from ...ssi_core.inversion import Inversion, invert
 from ...ssi_core.singularity import SingularityCurve, singularity_curve
+from ...ssi_core.skip import Auto, Choice, choose_skip
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .latents import injected_noise, latent_samples, seeds_of
 from .levels import HostProcess, top_of
 
+EVALUATIONS = 8
+"""That choosing a skip takes at most, what an injection takes itself left out."""
 STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 
 
@@ -152,11 +156,35 @@ class SolverSampler(EngineSampler):
         return integrate(denoise, x, levels, self.solver, process, progress=progress).x
 
 
+class CountedInjection:
+    """A registered injection that tells how many evaluations it took."""
+
+    def __init__(self, name: str) -> None:
+        self.func = find_injection(name).inject  # as a functools.partial has it: the engine notes its name
+        self.nfe = 0
+
+    def __call__(self, denoise: Guarded, process: HostProcess, x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        before = denoise.nfe
+        x: Tensor = self.func(denoise, process, x0, noise, sigma)
+        self.nfe += denoise.nfe - before
+        return x
+
+
 class InversionSampler(EngineSampler):
     """The engine's `invert`. The latent is the image; noise is its own; the result is in `inversion`."""
 
-    def __init__(self, sigmas: Tensor, skip: float, solver: str | Solver, seeds: Sequence[int], keep: bool) -> None:
-        self.invert = partial(invert, sigmas=sigmas, skip=skip, solver=solver, seed=seeds, keep_states=keep)
+    def __init__(
+        self,
+        sigmas: Tensor,
+        skip: float,
+        solver: str | Solver,
+        injection: str | Injection,
+        seeds: Sequence[int],
+        keep: bool,
+    ) -> None:
+        self.invert = partial(
+            invert, sigmas=sigmas, skip=skip, solver=solver, injection=injection, seed=seeds, keep_states=keep
+        )
         self.inversion: Inversion | None = None
 
     def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
@@ -185,6 +213,32 @@ class CurveSampler(EngineSampler):
         return x0
 
 
+class SkipSampler(EngineSampler):
+    """The engine's `choose_skip`: looks at a few levels and gives the latent back; see `choice`.
+
+    Under a mask it foretells the masked inversion: what lies outside comes back as it was, and counts as such.
+    """
+
+    def __init__(self, goal: Auto, injection: str | Injection, seeds: Sequence[int]) -> None:
+        self.choose = partial(choose_skip, goal=goal, injection=injection, seed=seeds)
+        self.choice: Choice | None = None
+
+    def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
+        denoise.must_evaluate()
+        spent = 0
+
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
+            # The engine tells of its walks alone; on a large model each evaluation is worth being told.
+            nonlocal spent
+            D = denoise(x, sigma)
+            spent += 1
+            progress(Progress(spent, max(spent, EVALUATIONS), float(sigma[0]), spent, x, D))
+            return D
+
+        self.choice = self.choose(evaluate, denoise.latent, sigmas, process=process)
+        return denoise.latent
+
+
 def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
     """A state as LATENTs hold it between samplers: flow states over 1 - sigma, but as they are at 1."""
     if process.gains(float(sigma))[1] == 0:
@@ -193,66 +247,13 @@ def as_latent(process: HostProcess, x: Tensor, sigma: Tensor) -> Tensor:
     return left
 
 
-def guider_for(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
-    """Core's CFGGuider, or its one-prompt form where cfg is 1.
-
-    Raises:
-        InputError: a cfg that needs a negative prompt where there is none.
-    """
-    if positive is None:
-        if _wants_prompt(model):
-            raise InputError("positive: this model reads a prompt; connect a CLIP Text Encode (it may be empty)")
-        positive = [[torch.zeros(1, 1, 1), {}]]
-    if not math.isfinite(cfg):
-        raise InputError(f"cfg {cfg}: must be a number; 1 inverts best")
-    guider = comfy.samplers.CFGGuider(model)
-    if negative is None:
-        if cfg != 1.0:
-            raise InputError(
-                f"cfg {cfg:g}: needs a negative conditioning to guide away from; connect one, or set cfg to 1 (which "
-                f"also inverts best)"
-            )
-        if model.model_options.get("disable_cfg1_optimization"):
-            raise InputError("negative: a node on this model (SAG, PAG ...) needs it also at cfg 1; connect one")
-        guider.inner_set_conds({"positive": positive})
-    else:
-        guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
-
-
-def caveats(model: Any, latent: dict[str, Any], *prompts: Any) -> list[str]:
-    """What in this job has no exact way back, in words."""
-    found = []
-    if _has_scheduled_hooks(prompts):
-        found.append("hook keyframes move on only while sigma falls, so the first one held all the way up")
-    mask = latent.get("noise_mask")
-    if mask is not None and "denoise_mask_function" in model.model_options and bool(((mask > 0) & (mask < 1)).any()):
-        # One NOISE cannot be both the state there and the noise that core shows the network in its place.
-        found.append(
-            "with Differential Diffusion what lies under the grey parts of a mask does not come back exactly; its "
-            "black and white parts do"
-        )
-    return found
-
-
-def _has_scheduled_hooks(prompts: tuple[Any, ...]) -> bool:
-    groups = [facts.get("hooks") for prompt in prompts for _, facts in prompt or ()]
-    hooks = [hook for group in groups if group is not None for hook in group.hooks]
-    return any(len(getattr(hook.hook_keyframe, "keyframes", ())) > 1 for hook in hooks)
-
-
-def _wants_prompt(model: Any) -> bool:
-    # Asked of the class: the host's configurations answer None, with a warning, to whatever they do not have.
-    return hasattr(type(model.model.model_config), "clip_target")
-
-
 def run_inversion(
     guider: Any,
     latent: dict[str, Any],
     sigmas: Tensor,
     skip: float,
     solver: str | Solver,
+    injection: str | Injection,
     seed: int,
     *,
     keep_states: bool = False,
@@ -271,7 +272,7 @@ def run_inversion(
     seeds = seeds_of(latent, seed)
     rising = sigmas.flip(0).float()
     rising = rising[1:] if skip > 0 else rising
-    sampler = InversionSampler(sigmas, skip, solver, seeds, keep_states)
+    sampler = InversionSampler(sigmas, skip, solver, injection, seeds, keep_states)
     mask = latent.get("noise_mask")
     noise = injected_noise(samples, seeds) if skip > 0 or mask is not None else torch.zeros_like(samples)
     shown = latent_preview.prepare_callback(model, len(rising) - 1)
@@ -289,15 +290,38 @@ def run_curve(guider: Any, latent: dict[str, Any], sigmas: Tensor, seed: int) ->
     """
     samples = latent_samples(guider.model_patcher, latent)
     sampler = CurveSampler(seeds_of(latent, seed))
-    bar = comfy.utils.ProgressBar(len(sigmas) - 1)
-
-    def count(step: int, x0: Tensor, x: Tensor, steps: int) -> None:
-        # Without previews: the editor would go on showing the last one in the place of the node's own picture.
-        bar.update_absolute(step + 1, steps)
-
-    _guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed, count)
+    bar = _bar_alone(len(sigmas) - 1)
+    _guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed, bar)
     assert sampler.curve is not None
     return sampler.curve
+
+
+def run_choice(guider: Any, latent: dict[str, Any], goal: Auto, injection: str | Injection, seed: int) -> Choice:
+    """The skip that a LATENT needs for a goal, through a guider, and what is foretold of it.
+
+    Args:
+        seed: of sample 0; see `seeds_of`.
+    """
+    model = guider.model_patcher
+    samples = latent_samples(model, latent)
+    seeds = seeds_of(latent, seed)
+    mask = latent.get("noise_mask")
+    noise = torch.zeros_like(samples) if mask is None else injected_noise(samples, seeds)
+    sampler = SkipSampler(goal, injection, seeds)
+    levels = torch.tensor([HostProcess.of(model).sigma_max, 0.0])
+    _guided(guider, sampler, noise, samples, levels, mask, seed, _bar_alone(EVALUATIONS))
+    assert sampler.choice is not None
+    return sampler.choice
+
+
+def _bar_alone(steps: int) -> Callable[[int, Tensor, Tensor, int], None]:
+    """A callback without previews: the editor would go on showing the last one in the place of a node's own picture."""
+    bar = comfy.utils.ProgressBar(steps)
+
+    def count(step: int, x0: Tensor, x: Tensor, steps: int) -> None:
+        bar.update_absolute(step + 1, steps)
+
+    return count
 
 
 def _guided(

@@ -6,6 +6,7 @@ Every file is written beside its place and then renamed, so an interrupted comma
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from typing import Annotated
@@ -18,6 +19,7 @@ from ..errors import Cancelled, DenoiserError, InputError
 from ..models.family import Undecided
 from ..version import __version__
 from .checkpoints import convert_command, describe_command, models_command
+from .edit import edit_command
 from .evaluate import evaluate_command
 from .morph import morph_command
 from .options import settings
@@ -25,6 +27,8 @@ from .pictures import invert_command, reconstruct_command
 from .show import demo_command, inspect_command
 from .terminal import console, errors
 from .theory import theory_command
+
+EMPTY = re.compile("--[a-z-]+=")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +42,7 @@ for name, command, example in (
     ("invert", invert_command, "ssi invert photos/*.jpg --steps 20 --skip 0.05 --out noises"),
     ("reconstruct", reconstruct_command, "ssi reconstruct out/photo.ssi.safetensors --original photo.jpg"),
     ("morph", morph_command, "ssi morph a.jpg b.jpg c.jpg --loop --frames 72 --out morphs"),
+    ("edit", edit_command, "ssi edit scene.png --from summer --to winter --to night"),
     ("inspect", inspect_command, "ssi inspect out/photo.ssi.safetensors --image photo.jpg"),
     ("demo", demo_command, "ssi demo --out out/demo"),
     ("evaluate", evaluate_command, "ssi evaluate table2 --model demo --out out/table2"),
@@ -72,6 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):  # `timeout`, cron and batch systems send the second
         signal.signal(stop, _interrupt)
     try:
+        if any(not a or EMPTY.fullmatch(a) for a in (sys.argv[1:] if arguments is None else arguments)):
+            raise InputError("an argument is empty: is a variable of your shell not set?")
         app(arguments)
     except (InputError, DenoiserError, Cancelled) as error:
         said = error.worded(settings) if isinstance(error, Undecided) else str(error)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..demo import DEMO_MODELS
 from ..errors import InputError
 from ..evaluate.images import DEMO
 from ..evaluate.presets import PRESETS, find_preset, plan_of
@@ -63,7 +64,7 @@ def evaluate_command(
         if shard.count > 1 and chosen.device == "auto" and own_device() != "cpu":
             chosen = replace(chosen, device=own_device())
         denoise = chosen.denoiser()
-        if images is None and chosen.model != "demo":
+        if images is None and chosen.model not in DEMO_MODELS:
             raise InputError(f"images: model {chosen.model} has no pictures of its own; name a folder with --images")
         source = DEMO if images is None else str(images.resolve())
         for name in names:

@@ -78,7 +78,7 @@ def morph_command(
         together = torch.cat(unknown).to(denoise.device)
         choice = choose_skip(denoise, together, sigmas, skip, injection=how.injection, seed=seeds)
         skip = choice.skip
-        spent(choice.reason)
+        spent(f"for all pictures together: {choice.reason}")
     ends: list[Inversion] = []
     for i, (source, known, picture) in enumerate(zip(keyframes, found, pictures, strict=True)):
         if known is None and picture is not None:

@@ -14,16 +14,17 @@ import torch
 import typer
 from torch import Tensor
 
-from ..demo import DemoDenoiser, demo_denoiser
+from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
+from ..denoiser import Guided
 from ..errors import InputError
 from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
 from ..inversion import DEFAULT_SOLVER
 from ..models import load_checkpoint
 from ..models.commands import describe
 from ..models.load import usable
-from ..models.pixel import Conditioned
+from ..models.pixel import Conditioned, PixelModel
 from ..models.presets import PRESETS, Preset
-from ..schedule import exponential_sigmas, karras_sigmas
+from ..schedule import exponential_sigmas, flow_sigmas, karras_sigmas
 from ..skip import DEFAULT_SKIP, Auto
 from ..solver import SOLVERS, find_solver
 
@@ -31,14 +32,24 @@ DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
     "half": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
-SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas}
+SCHEDULES = {"karras": karras_sigmas, "exponential": exponential_sigmas, "flow": flow_sigmas}
+AUTO = "auto"
+"""Instead of a schedule: "flow" for flow models, "karras" for all others."""
 
-Loaded = DemoDenoiser | Conditioned
+Loaded = DemoDenoiser | Conditioned | Guided
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is missing.")]
-Model = Annotated[str, typer.Option(help="`demo` (ships with this package), or a checkpoint: see `ssi models`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(f'`{name}`' for name in DEMO_MODELS)} (shipped with this package), or a checkpoint: see "
+        "`ssi models`."
+    ),
+]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="name=value: what a checkpoint does not tell itself.")]
-Label = Annotated[int | None, typer.Option(min=0, help="Class, for class-conditional models.")]
+Label = Annotated[
+    str | None, typer.Option(help="Class, for class-conditional models: its number, or its name where they have names.")
+]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -56,7 +67,9 @@ Skip = Annotated[
 ]
 Inject = Annotated[str, typer.Option(help=f"How the noise is added, one of: {', '.join(INJECTIONS)}.")]
 Solve = Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")]
-Schedule = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}.")]
+Schedule = Annotated[
+    str, typer.Option(help=f"{AUTO} (flow for flow models, else karras), or one of: {', '.join(SCHEDULES)}.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets seed + i.")]
 
 
@@ -81,17 +94,14 @@ class ModelOptions:
             InputError: there is none, it cannot be used, or it leaves questions open.
         """
         device, dtype = usable_device(self.device), usable_dtype(self.dtype)
-        if self.model == "demo":
-            if self.set_ or self.label is not None or dtype != torch.float32:
-                raise InputError(
-                    "model 'demo': needs no --set, has no classes for --label and computes in float32; leave them out"
-                )
-            denoise = demo_denoiser(device)
-            return Chosen(denoise.image_size, lambda: denoise)
+        if self.model in DEMO_MODELS:
+            if self.set_ or dtype != torch.float32:
+                raise InputError(f"model {self.model!r}: needs no --set and computes in float32; leave them out")
+            denoise = demo_denoiser(device, name=self.model)
+            return Chosen(denoise.image_size, denoise.classes, self.label, lambda: denoise)
         if not Path(self.model).exists():
-            raise InputError(
-                f"model {self.model!r}: unknown; neither 'demo', which ships with this package, nor a file"
-            )
+            shipped = ", ".join(map(repr, DEMO_MODELS))
+            raise InputError(f"model {self.model!r}: unknown; neither shipped with this package ({shipped}) nor a file")
         arguments, known_as = read_settings(self.set_)
         found = describe(self.model, name=known_as, overrides=arguments)
         if found.undecided is not None:
@@ -100,23 +110,47 @@ class ModelOptions:
             raise InputError(f"model {self.model}: does not tell its image size; say it with --set image_size=256")
         if found.num_classes and self.label is None and not found.null_label:
             raise InputError(f"model {self.model}: has {found.num_classes} classes; choose one with --label")
-        if self.label is not None and self.label >= found.num_classes:
-            raise InputError(f"label {self.label}: the model has {found.num_classes or 'no'} classes (counted from 0)")
-
-        def load() -> Loaded:
-            model = load_checkpoint(self.model, device=device, dtype=dtype, name=known_as, **arguments)
-            return model.conditioned(self.label)
-
-        return Chosen(found.image_size, load)
+        classes = tuple(map(str, range(found.num_classes)))
+        return Chosen(found.image_size, classes, self.label, lambda: load_checkpoint(
+            self.model, device=device, dtype=dtype, name=known_as, **arguments
+        ))  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Chosen:
-    """A model that can be loaded."""
+    """A model that can be loaded, and its class.
 
-    image_size: int
-    """What pictures are fitted to."""
-    load: Callable[[], Loaded]
+    Args:
+        image_size: what pictures are fitted to.
+        classes: names of the model's classes, in the order of their numbers.
+        label: the class by name or number; None for none.
+        read: loads the model itself, without a class.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        classes: Sequence[str],
+        label: str | None,
+        read: Callable[[], DemoDenoiser | PixelModel],
+    ) -> None:
+        self.image_size, self.classes, self.read = image_size, classes, read
+        self.label = None if label is None else self.number(label)
+
+    def number(self, label: str) -> int:
+        """A class's number, from its name or number; raises InputError where there is none."""
+        if label in self.classes:
+            return self.classes.index(label)
+        if label.isascii() and label.isdigit() and int(label) < len(self.classes):
+            return int(label)
+        named = f": {', '.join(self.classes)}" if self.classes and not self.classes[0].isdigit() else ""
+        raise InputError(f"label {label}: the model has {len(self.classes) or 'no'} classes (counted from 0){named}")
+
+    def load(self) -> Loaded:
+        """The model as a denoiser of its class."""
+        return self.read().conditioned(self.label)
 
 
 @dataclass(frozen=True)
@@ -126,7 +160,7 @@ class InversionOptions:
     steps: Steps = 20
     skip: Skip = f"{DEFAULT_SKIP:g}"
     solver: Solve = DEFAULT_SOLVER
-    schedule: Schedule = "karras"
+    schedule: Schedule = AUTO
     seed: Seed = 0
     injection: Inject = DEFAULT_INJECTION
 
@@ -149,13 +183,15 @@ class InversionOptions:
         """Raise InputError for a schedule, skip, injection or solver that cannot be; needs no model."""
         assert self.begin is not None
         find_injection(self.injection)
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule {self.schedule!r}: unknown; known are {', '.join(SCHEDULES)}")
+        if self.schedule not in (AUTO, *SCHEDULES):
+            raise InputError(f"schedule {self.schedule!r}: unknown; known are {AUTO}, {', '.join(SCHEDULES)}")
         find_solver(self.solver)
 
     def sigmas(self, denoise: Loaded) -> Tensor:
         """The schedule, over the model's range."""
-        return SCHEDULES[self.schedule](self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
+        own = "flow" if getattr(denoise, "is_flow", False) else "karras"
+        schedule = SCHEDULES[own if self.schedule == AUTO else self.schedule]
+        return schedule(self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 
 def preset_named(name: str, context: typer.Context) -> Preset:

@@ -22,7 +22,7 @@ from ..image import save_picture
 from ..integration import Progress, unit_noise
 from ..inversion import Inversion
 from ..panel import noise_panel
-from ..skip import Trial, leftover
+from ..skip import Auto, Trial, leftover, resolved
 from ..skip_panel import skip_panel
 from ..solver import find_solver
 
@@ -78,6 +78,10 @@ def write_choice(inversion: Inversion, image: Tensor, path: Path, title: str) ->
     happened = Trial(choice.skip, margin * math.nan, leftover(inversion.noise, injected), margin)
     save_picture(skip_panel(choice, title=title, happened=happened), path)
     spent(f"{title}: {choice.reason}")
+    if not resolved(inversion.sigmas, inversion.solver):
+        warn(f"{title}: the forecast is of a finer walk; take 20 steps or more, and a second-order solver")
+    if choice.met and choice.goal == Auto() and float(margin) > 1:
+        warn(f"{title}: was foretold to pass as Gaussian, and did not; try --skip {1.5 * choice.skip:.2g}")
     if not choice.met:
         warn(f"{title}: no skip is foretold to reach {choice.goal}; see {path.name}")
 

@@ -2,8 +2,8 @@
 
 The first convolution sees 2x2 pixel patches (space to depth), so that all work happens at half resolution. Each
 level is residual blocks with GroupNorm, SiLU and scale-shift conditioning on the noise level (Dhariwal and Nichol
-2021), the lowest levels with self-attention; skips are concatenated. EDM preconditioning (Karras et al. 2022,
-Table 1) is applied outside, by `ssi_core.denoiser.EDM`.
+2021), the lowest levels with self-attention; skips are concatenated. What the answer means is decided outside, by
+`ssi_core.denoiser.EDM` or `Velocity` (see `kinds.py`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Level(nn.Module):
 
 
 class DemoUNet(nn.Module):
-    """F(x, c_noise) of the EDM preconditioning.
+    """F(x, c_noise) of the EDM preconditioning, or v(x, t) of a flow.
 
     Args:
         image_size: height and width in pixels, a multiple of patch * 2 ** (levels - 1).
@@ -81,6 +81,7 @@ class DemoUNet(nn.Module):
         blocks: residual blocks a level (one more on the way up).
         attention: for each level, whether its blocks attend.
         patch: side of the space-to-depth patches.
+        classes: how many there are; 0 for a network that knows none.
         layers: namespace of layer classes (a host's castable ones).
     """
 
@@ -93,15 +94,19 @@ class DemoUNet(nn.Module):
         blocks: int = 2,
         attention: Sequence[bool] = (False, True, True),
         patch: int = 2,
+        classes: int = 0,
         layers: Layers = nn,
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.patch, self.width = image_size, channels, patch, width
+        self.classes = classes
         self.size_multiple = patch * 2 ** (len(multipliers) - 1)
         embedding = 4 * width
         self.embed = nn.Sequential(
             layers.Linear(width, embedding), nn.SiLU(), layers.Linear(embedding, embedding), nn.SiLU()
         )
+        if classes:
+            self.label = layers.Linear(classes, embedding, bias=False)
         self.stem = layers.Conv2d(channels * patch**2, width, 3, padding=1)
 
         widths = [width * m for m in multipliers]
@@ -128,9 +133,20 @@ class DemoUNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """x [B, C, H, W] scaled to unit variance, c_noise [B] = ln(sigma) / 4; returns [B, C, H, W]."""
-        level = self.embed(_sinusoids(c_noise * 100.0, self.width))
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: [B, C, H, W] of about unit variance.
+            c_noise: [B], ln(sigma) / 4 or a flow's t.
+            labels: weights of the classes, one-hot, [B, classes]; zeros, or None, for no class.
+
+        Returns:
+            [B, C, H, W].
+        """
+        level = self.embed[:-1](_sinusoids(c_noise * 100.0, self.width))
+        if labels is not None:
+            level = level + self.label(labels.to(level))
+        level = self.embed[-1](level)
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         kept = [h]
         for part in self.down:

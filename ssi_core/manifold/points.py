@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..process import VE, Process
+from ..process import VE, Flow, Process
 from .checks import whole_number
 from .distribution import Distribution
+
+PURE = 1e-6
+"""Share of signal in what a flow calls pure noise, where t / (1 - t) has no value: D is then the data's mean, within
+about this share of the data's size."""
 
 
 def clouds(points: Tensor, count: int) -> Tensor:
@@ -52,16 +56,23 @@ def by_rows(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tenso
 
 @dataclass
 class Exact:
-    """The exact denoiser of a distribution, for `invert`, `reconstruct`, `singularity_curve` and every solver."""
+    """The exact denoiser of a distribution, for `invert`, `reconstruct`, `singularity_curve` and every solver.
 
-    is_flow: ClassVar[bool] = False
+    A distribution knows D of x0 + sigma n. A flow's state is (1 - t) times that at sigma = t / (1 - t): the same D.
+    """
+
     distribution: Distribution
     process: Process = VE()
+
+    @property
+    def is_flow(self) -> bool:
+        return isinstance(self.process, Flow)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         known = self.distribution
 
         def double(points: Tensor, level: Tensor) -> Tensor:
-            return known.denoise(points.double(), level.double()).to(points.dtype)
+            signal = (1 - level.double()).clamp_min(PURE) if self.is_flow else torch.ones_like(level.double())
+            return known.denoise(points.double() / signal[:, None], level.double() / signal).to(points.dtype)
 
         return by_rows(double, x, sigma, known.dimension)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Guided
 from ..errors import InputError
 from ..process import Process
 from .family import Family, Meaning
@@ -126,8 +126,8 @@ class PixelModel:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.denoise(x, sigma)
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Labels = None) -> Tensor:
+        return self.denoise(x, sigma, labels)
 
     def denoise(
         self,
@@ -202,9 +202,26 @@ class PixelModel:
         times = _levels(t, "t", batch, x.device)
         return self._run(x, times, self.embedded(labels, batch, x.device), augment_labels)
 
-    def conditioned(self, labels: Labels) -> Conditioned:
-        """A denoiser of one class (or of one per image): what solvers take."""
-        return Conditioned(self, labels)
+    def conditioned(self, labels: Labels, guidance: float = 1.0) -> Conditioned | Guided:
+        """A denoiser of one class (or of one per image): what solvers take.
+
+        Args:
+            labels: as in `denoise`.
+            guidance: scale of classifier-free guidance against no class, where 1 is none. Any other asks the network
+                twice, and needs one that knows no class.
+
+        Raises:
+            InputError: guidance of a model that always wants a class, or without one.
+        """
+        if guidance == 1:
+            return Conditioned(self, labels)
+        if labels is None or not (self.info.num_classes and self.null_label):
+            why = "takes a class" if labels is None else "knows no picture without a class"
+            raise InputError(f"guidance {guidance:g}: {self.info.name} {why}; leave it at 1")
+        count = 1 if isinstance(labels, int) else len(labels)
+        weights = self.embedded(labels, count, self.device)
+        assert weights is not None
+        return Guided(self, weights, torch.zeros_like(weights), guidance)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         extra = () if augment_labels is None else (self._augment_labels(augment_labels, x),)

@@ -109,22 +109,27 @@ def run_all(out: Path, lab: Lab, names: Sequence[str] = ()) -> list[Written]:
 
 
 def refuse_others(out: Path, lab: Lab) -> None:
-    """Refuse a folder with results of another seed, scale or data, which one page must not mix.
+    """Refuse a folder with results of another seed, scale or data, which one page must not mix, or of something else.
 
     Raises:
-        InputError: says which experiment, and what differs.
+        InputError: says which experiment, and what differs, or which file would be written over.
     """
+    ours = False
     for name in EXPERIMENTS:
         try:
             there = read_outcome(out / name).facts
         except InputError:
             continue
+        ours = True
         for what, asked in _asked(lab).items():
             if there.get(what) != asked:
                 raise InputError(
                     f"output {out}: holds {name} with {what} {there.get(what)!r}, and {asked!r} is asked for; give "
                     f"another folder, or delete that one"
                 )
+    foreign = [f for f in (PAGE, f"{FINDINGS}.md", f"{FINDINGS}.csv", "plan.json") if (out / f).exists()]
+    if foreign and not ours:
+        raise InputError(f"output {out}: holds a {foreign[0]} that is not of `ssi theory`; give another folder")
 
 
 def whole(out: Path, lab: Lab) -> list[Written]:

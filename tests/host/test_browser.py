@@ -38,7 +38,7 @@ CHANGES = {
 """What people do to a workflow, here to demo_reconstruct."""
 SHOWS = {
     "SSIGaussianityInspector": (300, 150), "SSIReconstructionMetrics": (256, 256), "SSISingularityCurve": (700, 500),
-    "PreviewImage": (256, 256), "SaveImage": (256, 256), "SaveAnimatedWEBP": (256, 256),
+    "SSIAutoSkip": (700, 500), "PreviewImage": (256, 256), "SaveImage": (256, 256), "SaveAnimatedWEBP": (256, 256),
 }  # fmt: skip
 """Least width and height of what a node must show after the run."""
 # What the editor asks of every server, and finds on none that is new; none of it is about a pack.

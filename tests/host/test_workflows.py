@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from ssi_core import (
+    choose_skip,
     demo_denoiser,
     exponential_sigmas,
     gaussianity,
@@ -259,6 +260,24 @@ def test_blend_of_three(server, tmp_path):
     assert "Warning" not in texts["Norms and angles"]
 
 
+def test_class_edit(server, tmp_path):
+    """Every picture of the batch as a class of its own; and with the class they have, the pictures again."""
+    texts, files = run(server, "demo_class_edit", tmp_path / "edit")
+    wanted, model = scenes(4, 3), demo_denoiser(name="demo-classes")
+    sigmas = karras_sigmas(20, sigma_min=model.sigma_min, sigma_max=model.sigma_max)
+    found = invert(model.conditioned(0), wanted, sigmas, skip=0.1)
+    edited = reconstruct(model.conditioned([1, 2, 3]), found.noise, found.sigmas)
+    assert_same_pictures(opened(files["Edited"]), edited)
+    assert_same_pictures(opened(files["Original"]), wanted)
+    truth = torch.cat([draw_scenes([HELD_OUT + 4 + i], labels=1 + i) for i in range(3)])
+    assert (psnr(edited, truth) > psnr(wanted, truth) + 3).all()
+    assert texts["Is it Gaussian?"].startswith("Gaussian: 3 of 3 pass")
+    _, files = run(server, "demo_class_edit", tmp_path / "same", **{"What it shall show.label": "0"})
+    back = reconstruct(model.conditioned(0), found.noise, found.sigmas)
+    assert_same_pictures(opened(files["Edited"]), back)
+    assert (psnr(back, wanted) > 30).all()
+
+
 def test_singularity(server, tmp_path):
     texts, files = run(server, "demo_singularity", tmp_path)
     denoise, wanted = demo_denoiser(), scenes(12)
@@ -274,6 +293,23 @@ def test_singularity(server, tmp_path):
     _, inversion = engine(wanted, 0, skip=float(found.stops[0]))
     verdict = gaussianity(inversion.noise, wanted).verdict
     assert texts["verdict of Is its noise Gaussian?"] == str(verdict) == "True"
+
+
+def test_auto_skip(server, tmp_path):
+    texts, files = run(server, "demo_auto_skip", tmp_path)
+    denoise, wanted = demo_denoiser(), held_out_photos()[1:2]
+    choice = choose_skip(denoise, wanted, [denoise.sigma_max, 0.0], seed=0)
+    told = texts["What is foretold?"].splitlines()
+    assert told[0] == choice.reason and told[1].startswith(f"sigma {choice.skip:.4g} = ")
+    # What came of it is what the engine alone comes to, and near what was foretold.
+    _, inversion = engine(wanted, 0, skip=choice.skip)
+    back = psnr(reconstruct(denoise, inversion.noise, inversion.sigmas), wanted)
+    (found,) = figures(texts["How near is it?"], "PSNR")
+    assert found == pytest.approx(float(back), abs=0.05)
+    assert figures(told[3], "image 1:")[0] == pytest.approx(found, abs=1.0)
+    verdict = gaussianity(inversion.noise, wanted).verdict
+    assert texts["verdict of Is its noise Gaussian?"] == str(verdict) == "True"
+    assert len(files["Auto Skip"]) == 1
 
 
 def needed(name):

@@ -194,6 +194,19 @@ def test_demo_denoised_is_the_engine_s(pack, run):
         assert difference(denoised(model, x, sigma, positive), alone(x, torch.full((2,), sigma))) <= 1e-6
 
 
+def test_the_demo_s_classes_are_the_engine_s(pack, run):
+    from ssi_core import demo_denoiser
+
+    model, _, info = run("SSIPixelModelLoader", checkpoint="demo32-classes (embedded)")
+    alone, x, sigma = demo_denoiser(name="demo-classes"), noise(2, 3, 32, 32) * 5, torch.full((2,), 5.0)
+    assert "classes 0 summer, 1 autumn, 2 winter, 3 night (or none)" in info
+    for label, wanted in (("", alone(x, sigma)), ("2", alone.conditioned(2)(x, sigma)),
+                          ("1, 3", alone.conditioned([1, 3])(x, sigma))):  # fmt: skip
+        assert difference(denoised(model, x, 5.0, conditioning(run, model, label)), wanted) <= 1e-6
+    with pytest.raises(ValueError, match="demo32-classes has the classes 0 to 3"):
+        run("SSIClassLabel", label="4", model=model)
+
+
 def test_a_level_that_a_wrapper_changes_is_followed(run, load):
     model = load("edm-ddpmpp").clone()
     positive, x = conditioning(run, model), noise(1, 3, 16, 16)

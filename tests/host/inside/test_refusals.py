@@ -22,6 +22,8 @@ def test_caches_are_refused_upwards_and_left_alone_downwards(cache):
         run("SSIInverseSampler", **given)
     with pytest.raises(ValueError, match="EasyCache or LazyCache"):
         run("SSISingularityCurve", **given, levels=6)
+    with pytest.raises(ValueError, match="EasyCache or LazyCache"):
+        run("SSIAutoSkip", **given)
     noise, _, sigmas, _, _ = run("SSIInverseSampler", **given | {"model": model}, steps=8)
     (guider,) = run("BasicGuider", model=cached, conditioning=prompt)
     (sampler,) = run("SSISolver", solver="dpmpp-2m")

@@ -1,0 +1,72 @@
+"""`ssi edit`: the same picture as another class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..gaussianity import gaussianity
+from ..image import contact_sheet, load_image, save_image
+from ..inversion import invert, reconstruct
+from ..skip import Auto
+from .options import Device, Dtype, InversionOptions, Model, ModelOptions, Out, Set, grouped
+from .terminal import made, progress_bar, result_names, spent, warn
+
+
+@grouped
+def edit_command(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any kind and size, all of one class.")],
+    known: Annotated[str, typer.Option("--from", help="The class that they show: its number or name.")],
+    wanted: Annotated[list[str], typer.Option("--to", help="The class they shall show; again for a further one.")],
+    guidance: Annotated[
+        float, typer.Option(min=0, help="Classifier-free guidance towards that class; 1 is none.")
+    ] = 1.0,
+    scale: Annotated[int, typer.Option(min=1, help="Whole-number magnification of the sheet.")] = 4,
+    out: Out = Path("out"),
+    model: Model = "demo-classes",
+    device: Device = "auto",
+    set_: Set = None,
+    dtype: Dtype = "float32",
+    how: InversionOptions = InversionOptions(),  # noqa: B008  # frozen
+    batch: Annotated[int, typer.Option(min=1, help="Pictures edited together.")] = 16,
+) -> None:
+    """Edit the class of pictures: invert them as what they are, sample the noise as something else.
+
+    For each picture writes NAME.CLASS.png for every class asked for, and NAME.edits.png, which shows all beside it.
+    """
+    how.check()
+    chosen = ModelOptions(model, device, set_, known, dtype).chosen()
+    labels = [chosen.number(label) for label in wanted]
+    pictures, names = [load_image(path, chosen.image_size) for path in images], result_names(images)
+    network = chosen.read()
+    own, others = network.conditioned(chosen.label), [network.conditioned(label, guidance) for label in labels]
+    out, sigmas = made(out), how.sigmas(own)
+    verdicts: list[bool] = []
+    nfe, skip = 0, how.begin
+    if isinstance(skip, Auto):
+        batch = 1  # each picture its own
+    for start in range(0, len(pictures), batch):
+        x0 = torch.cat(pictures[start : start + batch]).to(network.device)
+        with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
+            found = invert(
+                own, x0, sigmas, skip=skip, solver=how.solver, injection=how.injection, seed=how.seed + start,
+                progress=watch,
+            )  # fmt: skip
+        nfe, edits = found.nfe, []
+        for label, denoise in zip(wanted, others, strict=True):
+            with progress_bar(f"sampling as {label}") as watch:
+                edits.append(reconstruct(denoise, found.noise, found.sigmas, solver=how.solver, progress=watch).cpu())
+            nfe += watch.nfe
+        verdicts += gaussianity(found.noise.cpu()).verdicts
+        for i, name in enumerate(names[start : start + batch]):
+            for label, edited in zip(wanted, edits, strict=True):
+                save_image(edited[i], out / f"{name}.{label}.png")
+            row = torch.stack([x0[i].cpu(), *(edited[i] for edited in edits)])
+            save_image(contact_sheet([row], scale=scale), out / f"{name}.edits.png")
+    if not all(verdicts):
+        warn(f"{len(verdicts) - sum(verdicts)} of {len(verdicts)} noises are not Gaussian: their edits may go wrong")
+    twice = f", {len(wanted)} of the samplings asking the network twice" if guidance != 1 else ""
+    spent(f"{nfe} evaluations a batch of up to {batch}{twice}, {len(names)} picture(s); written to {out}/")
