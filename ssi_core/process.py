@@ -29,6 +29,8 @@ from .errors import InputError
 from .precision import float64
 
 Number = float | Tensor
+Level = TypeVar("Level", float, Tensor)
+"""One sigma, or one of each sample: what is asked of it comes back in the same kind."""
 PROCESSES: dict[str, type[Process]] = {}
 _P = TypeVar("_P", bound="type[Process]")
 
@@ -47,8 +49,8 @@ class Process(ABC):
     """The largest sigma that has a meaning (flow: 1)."""
 
     @abstractmethod
-    def scale(self, sigma: float) -> float:
-        """s(sigma): what the solver's state is multiplied by to give the model's own state."""
+    def scale(self, sigma: Level) -> Level:
+        """s(sigma), elementwise: what the solver's state is multiplied by to give the model's own state."""
 
     @abstractmethod
     def inject(self, x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
@@ -103,6 +105,12 @@ def process_from(facts: Mapping[str, Any]) -> Process:
         raise InputError(f"process {name!r}: its parameters do not fit ({error})") from None
 
 
+def unit_variance(sigma: Level) -> Level:
+    """1/sqrt(1 + sigma^2): what gives x0 + sigma n unit variance, where x0 has it."""
+    total = 1 + sigma**2
+    return 1 / (total.sqrt() if isinstance(total, Tensor) else math.sqrt(total))
+
+
 class _Additive(Process):
     """x = x0 + sigma n: what VE and VP share in the solver's coordinate."""
 
@@ -126,8 +134,8 @@ class VE(_Additive):
 
     name: ClassVar[str] = "ve"
 
-    def scale(self, sigma: float) -> float:
-        return 1.0
+    def scale(self, sigma: Level) -> Level:
+        return sigma**0
 
     def to_noise(self, x: Tensor, sigma: float) -> Tensor:
         return x / sigma
@@ -145,8 +153,8 @@ class VE(_Additive):
 class _Preserving(_Additive):
     """s = 1/sqrt(1 + sigma^2): the model's own end state already has unit variance, so it is the noise."""
 
-    def scale(self, sigma: float) -> float:
-        return 1.0 / math.sqrt(1.0 + sigma**2)
+    def scale(self, sigma: Level) -> Level:
+        return unit_variance(sigma)
 
     def to_noise(self, x: Tensor, sigma: float) -> Tensor:
         return x * self.scale(sigma)
@@ -287,8 +295,8 @@ class Flow(Process):
     name: ClassVar[str] = "flow"
     sigma_limit: ClassVar[float] = 1.0
 
-    def scale(self, sigma: float) -> float:
-        return 1.0
+    def scale(self, sigma: Level) -> Level:
+        return sigma**0
 
     def inject(self, x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
         return (1 - sigma) * x0 + sigma * noise

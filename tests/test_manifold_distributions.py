@@ -219,6 +219,25 @@ def test_samples_lie_where_they_should():
         modes.denoise(torch.zeros(1, 36), torch.ones(1))
 
 
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_the_nearest_point_of_the_data(name):
+    known = distribution(name)
+    x0 = known.sample(60, generator(3))
+    x = x0 + 0.1 * normal(60, known.dimension, seed=4) / known.dimension**0.5
+    y = known.nearest(x)
+    assert (known.nearest(y) - y).norm(dim=1).max() < 1e-6  # it is of the data
+    away = (x - y).norm(dim=1)
+    # Nothing of the data is nearer: not the point that x was made from, no other sample, and no neighbour of y.
+    assert bool((away <= (x - x0).norm(dim=1) + 1e-9).all())
+    assert bool((away <= torch.cdist(x, known.sample(5000, generator(5))).amin(1) + 1e-6).all())
+    beside = known.nearest(y + 1e-3 * normal(60, known.dimension, seed=6))
+    assert bool((away <= (x - beside).norm(dim=1) + 1e-9).all())
+    # And the denoiser of a sigma that is small beside the distance leads there.
+    level = x.new_full((60,), max(known.finest, 1e-5))
+    clear = away > 0.02
+    assert ((known.denoise(x, level) - y).norm(dim=1) / away)[clear].max() < 1e-2 and bool(clear.any())
+
+
 def test_modes_as_narrow_as_you_like():
     angle = von_mises(1e17, (20_000,), generator(1))
     assert float(angle.std()) == pytest.approx(1e-17**0.5, rel=0.05)
@@ -250,11 +269,9 @@ def test_projections_are_idempotent_and_orthogonal(surface):
     x, v = normal(20, surface.ambient, seed=1), normal(20, surface.ambient, seed=2)
     y = surface.project(x)
     assert (surface.project(y) - y).abs().max() < 1e-9
-    tangent, across = surface.tangent(x, v), surface.normal(x, v)
-    assert (surface.tangent(x, tangent) - tangent).abs().max() < 1e-9
-    assert (surface.normal(x, across) - across).abs().max() < 1e-9
-    assert (tangent * across).sum(1).abs().max() < 1e-9
-    assert (tangent + across - v).abs().max() < 1e-12
+    across = surface.normal_at(y, v)
+    assert (surface.normal_at(y, across) - across).abs().max() < 1e-9
+    assert ((v - across) * across).sum(1).abs().max() < 1e-9
     # x - project(x) is normal, and the normal space has the codimension.
     gap = x - y
     assert (surface.normal_at(y, gap) - gap).abs().max() < 1e-8

@@ -57,6 +57,7 @@ from ssi_core.manifold import (
     train,
 )
 from ssi_core.manifold.noise import normal_like
+from ssi_core.manifold.objectives import Noised
 from ssi_core.metrics import frechet
 
 PLANE = Plane(2, 1)
@@ -298,6 +299,21 @@ def test_ou_is_a_process_like_the_others():
     assert ou.scale(sigma) * sigma == pytest.approx(math.sqrt(1 - math.exp(-0.3)))
     # beta = 1: VP's with beta_min = beta_max = 1.
     assert float(VP(1.0, 1.0).sigma(0.3)) == pytest.approx(sigma)
+
+
+def test_objectives_ask_their_process_for_its_scale():
+    """A process of one's own, X = (1 + sigma) x, is taken at its word, not for one of those that are known."""
+
+    class Own(VE):
+        def scale(self, sigma):
+            return 1 + sigma
+
+    x, n, level = normal(4, 2), normal(4, 2, seed=1), torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64)
+    objective = Score(Own())
+    assert objective.shown(x, level).allclose((1 + level)[:, None] * x)
+    noised = Noised(x + level[:, None] * n, x, n, torch.zeros_like(x), level)
+    assert objective.target(noised).allclose(n / ((1 + level) * level)[:, None])  # n / (s sigma)
+    assert objective.denoised(objective.target(noised), noised.x, level).allclose(x)
 
 
 # Samplers

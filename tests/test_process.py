@@ -8,7 +8,7 @@ from exact import normal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssi_core import VE, VP, DiscreteVP, Flow, InputError, integrate
+from ssi_core import OU, VE, VP, DiscreteVP, Flow, InputError, integrate
 from ssi_core.process import PROCESSES, process_from
 
 ALL = [VE(), VP(), VP(0.2, 12.0), DiscreteVP(), DiscreteVP("cosine"), DiscreteVP("scaled-linear"), Flow()]
@@ -99,6 +99,14 @@ def test_vp_states_are_the_models_own_with_unit_variance():
     for sigma in (0.1, 1.0, 50.0):
         s = VP().scale(sigma)
         assert s**2 + (s * sigma) ** 2 == pytest.approx(1)
+
+
+@pytest.mark.parametrize("process", [*ALL, OU()], ids=repr)
+def test_the_scale_of_many_levels_is_that_of_each(process):
+    levels = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
+    found = process.scale(levels)
+    assert found.shape == (3,) and found.dtype == torch.float64
+    assert found.tolist() == pytest.approx([process.scale(level) for level in levels.tolist()], rel=1e-15)
 
 
 def test_discrete_levels_of_the_papers_settings():

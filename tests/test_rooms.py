@@ -1,6 +1,7 @@
 """The shape of the house: who may import whom."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_the_engine_knows_nothing_of_the_host_and_looks_down(path):
             room = module.split(".")[0]
             assert room in FLOOR, f"{path.name} imports {room}, which has no floor"
             assert FLOOR[room] <= FLOOR[parts[0]], f"{parts[0]} (floor {FLOOR[parts[0]]}) imports {room} from above"
+
+
+def test_no_rooms_need_each_other():
+    """Not on one floor either, not by way of others."""
+    needs = {room: set() for room in FLOOR}
+    for path in (ROOT / "ssi_core").rglob("*.py"):
+        parts = path.relative_to(ROOT / "ssi_core").with_suffix("").parts
+        if parts[0] in needs:
+            named = {module.split(".")[0] for dots, module in imports(path) if dots == len(parts)}
+            needs[parts[0]] |= named - {parts[0]}
+    assert {"integration", "schedule"} <= needs["inversion"] and "manifold" in needs["theory"]  # both are seen
+    TopologicalSorter(needs).prepare()  # CycleError names the circle
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nodes").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 import re
 import struct
 import subprocess
@@ -18,12 +19,14 @@ import torch
 
 from ssi_core import OU, Cancelled, InputError
 from ssi_core.cli import main
-from ssi_core.manifold import MLP, Eps, distribution, log_uniform
+from ssi_core.manifold import MLP, Distribution, Eps, distribution, log_uniform
 from ssi_core.theory import digits
 from ssi_core.theory.catalogue import EXPERIMENTS, Lab
 from ssi_core.theory.experiment import Finding
+from ssi_core.theory.plane import error_curves, line_answers
 from ssi_core.theory.run import OUTCOME, PAGE, read_outcome, run_all, run_experiment, verdict, write_page
 from ssi_core.theory.seeds import below, lowest, ordered, trained
+from ssi_core.theory.singular import fixed_points
 
 EXACT = ("singularity", "skip", "skip-flow")
 LEFT_TO_CHANCE = "leftover"
@@ -163,6 +166,44 @@ def test_exact_experiments_meet_their_requirements(name, tmp_path):
     assert [f.what for f in found.findings if f.met is not True and LEFT_TO_CHANCE not in f.what] == []
 
 
+@pytest.mark.parametrize("off", [0.05, 1e-3])
+def test_theorem_3_5_is_missed_by_a_denoiser_that_is_off(off, monkeypatch):
+    right = Distribution.denoise
+    assert fixed_points(Lab())[1].met
+    monkeypatch.setattr(Distribution, "denoise", lambda *arguments: right(*arguments) + off)
+    assert fixed_points(Lab())[1].met is False
+
+
+class Answers:
+    """What `error_curves` asks of a trained model: a method's exact answer, times `share`, off by `off`."""
+
+    def __init__(self, method, share, off=0.0):
+        self.method, self.share, self.off = method, share, off
+
+    def answer(self, x, sigma):
+        t = float(torch.log1p(sigma[0] ** 2))
+        return self.share * line_answers(self.method, x * math.exp(-t / 2), t) + self.off
+
+
+def test_what_is_said_of_the_errors_on_the_line_can_be_missed():
+    """An answer of 0 near the singularity misses it all; the exact one but for a constant misses nothing of it."""
+
+    def verdicts(share):
+        models = [Answers(method, share, 0.01) for method in ("CEM", "DDPM", "SGM")]
+        return {f.what: f.met for f in error_curves(models, Lab(scale=0.1))[-1]}
+
+    nothing, all_but = verdicts(0.0), verdicts(1.0)
+    assert len(nothing) == 5 and all(nothing.values())
+    assert [what for what, met in all_but.items() if met] == [next(what for what in all_but if "error of f" in what)]
+
+
+def test_digits_are_judged_at_one_size(monkeypatch):
+    real, sizes = digits.frechet, []
+    monkeypatch.setattr(digits, "frechet", lambda a, b: sizes.append((len(a), len(b))) or real(a, b))
+    EXPERIMENTS["digits"].run(Lab(scale=TINY))
+    assert len(sizes) == 6 and set(sizes) == {(60, 540)}  # two models and the training digits, in two spaces
+
+
 def test_interrupted_before_the_end_nothing_counts_as_whole(tmp_path):
     def stop(part, done, of):
         raise Cancelled("stopped")
@@ -185,6 +226,24 @@ def test_one_rule_says_what_is_ordered():
     assert below([1.0], [1.1])  # one repeat has no spread
     assert ordered(low, high) and not ordered(low, near, high) and not ordered(high, low)
     assert lowest("a", {"a": low, "b": high}) and not lowest("a", {"a": low, "b": high, "c": near})
+
+
+CHANCE = {
+    "one pair": lambda a, b, c: below(a, b),
+    "lowest of three": lambda a, b, c: lowest("a", {"a": a, "b": b, "c": c}),
+    "order of three": lambda a, b, c: ordered(a, b, c),
+}
+
+
+@pytest.mark.parametrize("what", CHANCE)
+def test_how_often_chance_alone_meets_the_rule(what):
+    """The shares that docs/theory.md gives: three independent repeats each of methods that do not differ."""
+    text = " ".join((Path(__file__).parents[1] / "docs" / "theory.md").read_text().split())
+    share = float(re.search(rf"{what} in ([\d.]+)%", text)[1]) / 100
+    count = 4000
+    draws = torch.randn(count, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    found = sum(CHANCE[what](*three) for three in draws) / count
+    assert found == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count)) and found > 0
 
 
 def test_no_two_random_streams_are_one():
@@ -230,6 +289,14 @@ def test_the_table_of_the_documentation_is_what_was_measured():
     assert [[cell.replace("**", "") for cell in row] for row in shown] == measured
     assert list(dict.fromkeys(row[0].partition(":")[0] for row in measured[1:])) == list(EXPERIMENTS)
     assert max(float(row[-1] or 0) for row in measured[1:]) < 300  # five minutes
+
+
+def test_what_the_documentation_says_is_required_is_what_the_experiments_require(everything):
+    """Names and requirements of docs/theory.csv against those of a run, which do not depend on its size."""
+    _, written = everything
+    with (Path(__file__).parents[1] / "docs" / "theory.csv").open(newline="") as file:
+        said = [row[1:3] for row in csv.reader(file)][1:]
+    assert said == [[f"{one.experiment.name}: {f.what}", f.required] for one in written for f in one.findings]
 
 
 def test_the_findings_of_a_run_are_one_table(everything):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...ssi_core.errors import InputError
 from ...ssi_core.precision import float64
-from ...ssi_core.process import DiscreteVP, Number, Process
+from ...ssi_core.process import DiscreteVP, Level, Number, Process, unit_variance
 from ...ssi_core.schedule import Grid, ddim_sigmas, exponential_sigmas, given_sigmas, karras_sigmas, truncate
 
 SKIP_UNITS = ("sigma", "timestep", "snr")
@@ -82,9 +82,9 @@ class HostProcess(Process):
             raise InputError("model: it does not start from noise (image to image), so there is no noise to invert to")
         return Start(sigma, noise_gain, latent_gain)
 
-    def scale(self, sigma: float) -> float:
+    def scale(self, sigma: Level) -> Level:
         trained_on_vp = not self.is_flow and getattr(self.sampling, "sigma_data", 1.0) == 1.0
-        return 1.0 / math.sqrt(1.0 + sigma**2) if trained_on_vp else 1.0
+        return unit_variance(sigma) if trained_on_vp else sigma**0
 
     def inject(self, x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
         noise_gain, latent_gain = self.gains(sigma)

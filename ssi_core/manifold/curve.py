@@ -20,6 +20,8 @@ from .distribution import Distribution
 
 CHUNK = 256
 """Points whose distances to all pieces are held at once."""
+FINER, ZOOMS = 32, 5
+"""The nearest point's parameter: windows around the best so far, each so many times finer, so many times."""
 GAPS = 10
 """D is given for sigmas from so many times the gap between the chain and the curve."""
 
@@ -88,6 +90,20 @@ class Curve(Distribution):
         # Uniform in the parameter: every piece has the same mass, spread over its own length.
         share = torch.softmax(log_share - off / (2 * s**2) - self.length.to(x).log(), dim=1)
         return share @ self.start.to(x) + (share * mean) @ self.along.to(x)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """On the curve itself, where D and `distance` have its chain: the least of ever finer rows of its points."""
+        return torch.cat([self._nearest(chunk) for chunk in x.split(CHUNK)])
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        half = (self.high - self.low) / len(self.start)
+        u = torch.linspace(self.low, self.high, len(self.start) + 1, dtype=torch.float64).expand(len(x), -1)
+        window = half * torch.linspace(-1, 1, 2 * FINER + 1, dtype=torch.float64)
+        for zoom in range(1 + ZOOMS):
+            tried = self.curve(u.flatten()).to(x).reshape(*u.shape, -1)
+            best = (tried - x[:, None]).square().sum(2).argmin(1, keepdim=True)
+            u = (u.gather(1, best) + window / FINER**zoom).clamp(self.low, self.high)
+        return tried[torch.arange(len(x)), best[:, 0]]
 
     def distance(self, x: Tensor) -> Tensor:
         found = []

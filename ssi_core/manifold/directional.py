@@ -89,6 +89,18 @@ class RotationTori(Distribution):
         mean = self.left.to(x) @ turned(self.n, length * a, length * b) @ self.right.to(x)
         return (share[..., None, None] * mean).sum(1).flatten(1)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """Of the tori, the nearest one's: in its frames each 2x2 block becomes the rotation by its own angle."""
+        left, right = self.left.to(x), self.right.to(x)
+        m = left.mT @ x.reshape(-1, 1, self.n, self.n) @ right.mT
+        even = torch.arange(0, self.n - 1, 2)
+        angle = torch.atan2(
+            m[..., even + 1, even] - m[..., even, even + 1], m[..., even, even] + m[..., even + 1, even + 1]
+        )
+        found = (left @ turned(self.n, angle.cos(), angle.sin()) @ right).flatten(2)  # [B, K, n^2]
+        best = (found - x[:, None]).norm(dim=2).argmin(1)
+        return found[torch.arange(len(x)), best]
+
 
 class RotationModes(Distribution):
     """Modes with a density on the whole of SO(n), as in the experiment of Liu, Zhang, Li (2025; from their code).

@@ -64,11 +64,15 @@ class Distribution(ABC):
     def _posterior_mean(self, x: Tensor, sigma: Tensor) -> Tensor:
         """`denoise` of arguments that have been checked."""
 
-    def distance(self, x: Tensor) -> Tensor:
-        """Of each row of x [B, d] to the manifold, [B]."""
+    def nearest(self, x: Tensor) -> Tensor:
+        """The nearest point of the data's support to each row of x [B, d]: y_X, by geometry alone, never from D."""
         if self.surface is None:
             raise NotImplementedError
-        return self.surface.distance(x)
+        return self.surface.project(x)
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Of each row of x [B, d] to the data's support, [B]."""
+        return (x - self.nearest(x)).norm(dim=1)
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """grad log p_sigma at x [B, d], [B, d]."""

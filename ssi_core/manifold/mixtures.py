@@ -51,12 +51,11 @@ class Mixture(Distribution):
         centre = share @ means
         return centre + variance / total * (x - centre)
 
-    def distance(self, x: Tensor) -> Tensor:
-        """To the nearest mean, along the directions in which the data does not vary."""
-        flat = self.variance == 0
-        if not bool(flat.any()):
-            return x.new_zeros(len(x))
-        return torch.cdist(x[:, flat], self.means.to(x)[:, flat], compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+    def nearest(self, x: Tensor) -> Tensor:
+        """x moved to the nearest mean, along the directions in which the data does not vary."""
+        flat, means = self.variance == 0, self.means.to(x)
+        away = torch.cdist(x[:, flat], means[:, flat], compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.where(flat, means[away.argmin(1)], x)
 
 
 def circle_of_points(count: int, radius: float = 2.0) -> Mixture:

@@ -20,7 +20,7 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "hyperplane": hyperplane,
     "spiral": Spiral,
     "sphere": lambda: SphereModes(torch.cat([torch.eye(3), -torch.eye(3)])),
-    "rotations": lambda: RotationTori(10),
+    "tori": lambda: RotationTori(10),
 }
 """Name -> what makes it."""
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..process import Flow, Process
+from ..process import VE, Flow, Process
 from .checks import positive
 from .noise import normal_like
 from .surfaces import Surface
@@ -100,11 +100,7 @@ class Objective(ABC):
 
     def shown(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the network sees of a state x [B, d]: the process's own X = s x."""
-        return self.scale(sigma)[:, None] * x
-
-    def scale(self, sigma: Tensor) -> Tensor:
-        """s(sigma) of the process, [B]: X = s x."""
-        return 1 / (1 + sigma**2).sqrt() if self.process.scale(1.0) < 1 else torch.ones_like(sigma)
+        return self.process.scale(sigma)[:, None] * x
 
 
 @dataclass(frozen=True)
@@ -117,13 +113,13 @@ class Score(Objective):
         return noised.noise * self.size(noised.sigma)[:, None]
 
     def size(self, sigma: Tensor) -> Tensor:
-        return 1 / (self.scale(sigma) * sigma)
+        return 1 / (self.process.scale(sigma) * sigma)
 
     def weight(self, sigma: Tensor) -> Tensor:
         return 1 / self.size(sigma) ** 2  # lambda = 1 - e^-t, as in the authors' code
 
     def denoised(self, answer: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        return x - (self.scale(sigma) * sigma**2)[:, None] * answer
+        return x - (self.process.scale(sigma) * sigma**2)[:, None] * answer
 
 
 @dataclass(frozen=True)
@@ -183,7 +179,7 @@ class Iso(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self.data_std, "data_std")
-        if self.process.scale(1.0) != 1:
+        if not isinstance(self.process, VE):
             raise InputError(f"objective {self.name}: is defined for the VE process, not {self.process.name!r}")
 
     def target(self, noised: Noised) -> Tensor:

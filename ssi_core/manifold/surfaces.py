@@ -1,7 +1,7 @@
-"""Manifolds that are known as such: nearest point, distance, and the projections onto tangent and normal space.
+"""Manifolds that are known as such: nearest point, distance, and the projection onto the normal space.
 
-Points are rows [B, n] of the ambient space. P(x) and its complement are taken at the nearest point of x, which extends
-them from the manifold to its surroundings (Liu, Zhang, Li 2025 leave the extension open) and keeps them projections.
+Points are rows [B, n] of the ambient space. Off the manifold, P(x) and its complement are taken at the nearest point of
+x, which extends them to its surroundings (Liu, Zhang, Li 2025 leave the extension open) and keeps them projections.
 
 A new manifold is one new class here.
 """
@@ -55,14 +55,6 @@ class Surface(ABC):
     def probes(self, count: int, generator: torch.Generator) -> Tensor:
         """Some points of the manifold [count, n], float64, to try a map on."""
         return self.project(torch.randn(count, self.ambient, generator=generator, dtype=torch.float64))
-
-    def normal(self, x: Tensor, v: Tensor) -> Tensor:
-        """The normal part of v at the nearest points of x."""
-        return self.normal_at(self.project(x), v)
-
-    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        """P(x) v: the tangential part of v at the nearest points of x [B, n]."""
-        return v - self.normal(x, v)
 
     def distance(self, x: Tensor) -> Tensor:
         """Of each row of x [B, n] to the manifold, [B]."""

@@ -161,14 +161,16 @@ def rotations(lab: Lab) -> Outcome:
         Finding("Niso+res against Iso+res by reversal", f"smaller (4.60e-3 against 9.49e-3), {RULE}",
                 f"{said(back['Niso+res'], '.2e')} against {said(back['Iso+res'], '.2e')}",
                 below(back["Niso+res"], back["Iso+res"])),
-        Finding("best by annealing", f"Niso+res (6.00e-3), {RULE}", f"{best} ({said(hot[best], '.2e')})",
-                lowest("Niso+res", hot)),
+        Finding("best by annealing", f"Niso+res (6.00e-3), {RULE}",
+                f"{best} ({said(hot[best], '.2e')}); Niso+res {said(hot['Niso+res'], '.2e')}", lowest("Niso+res", hot)),
         Finding("rescaling by reversal", f"Niso+res below Niso, Iso+res below Iso, {RULE}",
                 f"{mean(back['Iso']):.2e} to {mean(back['Iso+res']):.2e}, "
                 f"{mean(back['Niso']):.2e} to {mean(back['Niso+res']):.2e}",
                 below(back["Iso+res"], back["Iso"]) and below(back["Niso+res"], back["Niso"])),
-        Finding(f"distance of two samples of the data, {few:,} each, the slides' measure", "reported",
-                said(theirs, ".2e"), None),
+        Finding("floor of our measure: two samples of the data", "reported",
+                f"{said(floor, '.2e')} ({count:,} against each of {REFERENCES} references)", None),
+        Finding("floor of the slides' measure: two samples of the data", "reported",
+                f"{said(theirs, '.2e')} ({few:,} against {few:,})", None),
     ]  # fmt: skip
     figure = new_figure(9, 4)
     panel = figure.subplots()
