@@ -28,8 +28,7 @@ from ssi_core.solver import Model
 CURVE = [0.02, 0.028, 0.04, 0.055, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4]
 TRIED = (0.07, 0.1, 0.14)
 JUDGED = ("chan", "hori", "vert", "kurtosis", "block_spread", "edge")
-"""Figures of structure, which a smaller skip makes worse. std and KS lie on their floor at most skips, where being equal
-is chance: they are only told."""
+"""Figures of structure, which a smaller skip makes worse. std and KS, on their floor at most skips, are only told."""
 DRAWS = 400
 
 

@@ -84,10 +84,7 @@ def tradeoff(results: Results, preset: Preset) -> Figure:
                 panel.set_ylabel(label)
         panels[-1][column].set_xlabel("sigma_skip")
     panels[0][0].legend(fontsize=8)
-    figure.suptitle(
-        "Means and their standard errors, of the reconstruction's error and its noise; dashed: true Gaussian noise",
-        fontsize=11,
-    )
+    figure.suptitle("Means and their standard errors\ndashed: true Gaussian noise", fontsize=11)
     return figure
 
 
@@ -123,7 +120,7 @@ def pareto(results: Results, preset: Preset) -> Figure:
         figure.axes[0].plot([], [], MARKERS[i], color=COLOURS[i], label=solver)
     figure.axes[0].set_ylabel("PSNR, dB")
     figure.axes[0].legend(fontsize=8)
-    figure.suptitle("Filled: at least half of the noises are Gaussian by every figure. Open: fewer, however good the "
+    figure.suptitle("Filled: at least half of the noises are Gaussian by every figure\nOpen: fewer, however good the "
                     "picture", fontsize=11)  # fmt: skip
     return figure
 
@@ -141,7 +138,8 @@ def curves(results: Results, preset: Preset) -> Figure:
     panel.set_ylabel("|E[x0|x] - x| / (sigma sqrt d)")
     panel.grid(alpha=0.3)
     panel.legend(fontsize=9)
-    panel.set_title("flat: the score grows as 1/sigma; a fall to the left: the network no longer follows", fontsize=10)
+    panel.set_title("Flat at small sigma: the score grows as 1/sigma. Falling there, to the left: it is not followed\n"
+                    "(exact curves bend at the data's own scale, and are flat below it)", fontsize=9)  # fmt: skip
     return figure
 
 
