@@ -1,6 +1,6 @@
 """Adaptive steps against fixed grids: is a step chosen by its own error estimate worth more than one that is not?
 
-    python benchmarks/adaptive.py [--models demo gaussian ...] [--skip 0.07] [--count 8] [--out out/adaptive.json]
+    python -m benchmarks.adaptive [--models demo gaussian ...] [--skip 0.07] [--count 8] [--out out/adaptive.json]
 
 Up from the skip to the top, and back on the levels that the way up took. Errors are against Heun's method with 200
 steps: of the noise, in its own standard deviations, and of the picture, in dB against D at the skip, where a perfect
@@ -15,9 +15,9 @@ import math
 from pathlib import Path
 
 import torch
-from subjects import Subject, pictures, subjects
 from torch import Tensor
 
+from benchmarks.subjects import Subject, pictures, subjects
 from ssi_core import integrate, psnr, reconstruct, unit_noise
 
 FIXED = {"even in sigma^(1/7)": 7.0, "even in sigma^(1/12)": 12.0, "even in ln sigma": math.inf}

@@ -1,6 +1,6 @@
 """Past the trade-off curve: what other ways of putting the noise in gain over plain SSI at equal Gaussianity.
 
-    python benchmarks/injections.py [--models demo gaussian ...] [--count 32] [--steps 20] [--out out/injections.json]
+    python -m benchmarks.injections [--models demo gaussian ...] [--count 32] [--steps 20] [--out out/injections.json]
 
 Plain SSI is swept over its skips, with as many evaluations as the dearest injection. For each other way and skip, and
 for each figure of Gaussianity, the plain skip with the same mean figure is looked up, and how many dB lie between the
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from subjects import Subject, pictures, subjects
 from torch import Tensor
 
+from benchmarks.subjects import Subject, pictures, subjects
 from ssi_core import Process, gaussianity, invert, psnr, reconstruct, unit_noise
 from ssi_core.injection import Injection, plain, tangent
 from ssi_core.solver import Model

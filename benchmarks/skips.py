@@ -1,6 +1,6 @@
 """Is the skip that `skip="auto"` chooses the best one, and does what it foretells come true?
 
-    python benchmarks/skips.py [--models demo gaussian ...] [--count 32] [--steps 20] [--out out/skips.json]
+    python -m benchmarks.skips [--models demo gaussian ...] [--count 32] [--steps 20] [--out out/skips.json]
 
 For each model and each picture by itself: an exhaustive sweep of skips, the smallest from which on the verdict passes
 (the best one), the skip that was chosen with 8 evaluations, and what an inversion from there gives.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from subjects import Subject, pictures, subjects
 from torch import Tensor
 
+from benchmarks.subjects import Subject, pictures, subjects
 from ssi_core import Auto, Inversion, choose_skip, gaussianity, invert, psnr, reconstruct, unit_noise
 from ssi_core.skip import LOWEST
 
