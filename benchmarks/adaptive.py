@@ -36,7 +36,7 @@ def adaptive(subject: Subject, x: Tensor, ve: list[float], tolerance: float) -> 
     process = subject.process
 
     def level(u: float) -> float:
-        return float(process.sigma_of_snr(math.exp(-2 * u)))
+        return float(process.sigma_of_ratio(math.exp(u)))
 
     u, end = math.log(ve[0]), math.log(ve[-1])
     a, levels, nfe = level(u), [level(u)], 0
@@ -78,10 +78,10 @@ def fixed(low: float, high: float, count: int, rho: float) -> list[float]:
 def compared(subject: Subject, x0: Tensor, skip: float) -> list[tuple[str, int, float, float]]:
     """(way, evaluations up, error of the noise, dB of the way back) of every way."""
     process = subject.process
-    top = min(80.0, float(process.snr(float(subject.schedule(20)[0]) * (1 - 1e-3))) ** -0.5)
+    top = min(80.0, float(process.ratio(float(subject.schedule(20)[0]) * (1 - 1e-3))))
 
     def sigmas(ve: list[float]) -> list[float]:
-        return [float(process.sigma_of_snr(v**-2)) for v in ve]
+        return [float(process.sigma_of_ratio(v)) for v in ve]
 
     start = process.inject(x0, unit_noise(x0, range(len(x0))), sigmas([skip])[0])
     fine = sigmas(fixed(skip, top, 201, math.inf))

@@ -78,7 +78,7 @@ def measured(
     way: Injection,
 ) -> dict[str, Any]:
     """One inversion there and back of all pictures."""
-    level = float(subject.process.sigma_of_snr(skip**-2))
+    level = float(subject.process.sigma_of_ratio(skip))
     found = invert(
         subject.denoise, x0, subject.schedule(steps), skip=level, injection=way, seed=0, process=subject.process
     )

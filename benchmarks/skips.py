@@ -40,7 +40,7 @@ def tried(subject: Subject, x0: Tensor, sigmas: Tensor, skip: float, seeds: list
 def measured(subject: Subject, kind: str, x0: Tensor, steps: int) -> list[dict[str, Any]]:
     """One row a picture."""
     sigmas, seeds = subject.schedule(steps), list(range(len(x0)))
-    level = [float(subject.process.sigma_of_snr(v**-2)) for v in LEVELS]
+    level = [float(subject.process.sigma_of_ratio(v)) for v in LEVELS]
     sweep = [tried(subject, x0, sigmas, skip, seeds) for skip in level]
     rows = []
     for i in range(len(x0)):

@@ -84,6 +84,10 @@ def seed_input(what: str) -> Any:
     )  # fmt: skip
 
 
+def cfg_input(tooltip: str) -> Any:
+    return io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
 def prompt_inputs() -> list[Any]:
     return [
         io.Conditioning.Input(

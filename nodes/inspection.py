@@ -15,7 +15,7 @@ from ..ssi_core.gaussianity import FIGURES, Gaussianity, gaussianity
 from ..ssi_core.metrics import SSIM_WINDOW, lpips_or_reason, mse, psnr, ssim
 from ..ssi_core.panel import noise_panel
 from ..ssi_core.singularity_panel import singularity_panel
-from .fields import CATEGORY, prompt_inputs, seed_input
+from .fields import CATEGORY, cfg_input, prompt_inputs, seed_input
 from .host.guiders import guider_for
 from .host.levels import HostProcess, falling, schedule
 from .host.sampling import run_curve
@@ -176,10 +176,7 @@ class SSISingularityCurve(io.ComfyNode):
                     "smallest. Each takes two evaluations.",
                 ),
                 seed_input("the injected noise"),
-                io.Float.Input(
-                    "cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                    tooltip="As in SSI Inverse Sampler: 1 shows the model itself.",
-                ),
+                cfg_input("As in SSI Inverse Sampler: 1 shows the model itself."),
                 *prompt_inputs(),
                 io.Sigmas.Input(
                     "sigmas", optional=True, tooltip="Levels of your own, falling or rising; takes the place of levels."

@@ -13,6 +13,7 @@ from ..ssi_core.inversion import Inversion
 from .fields import (
     CATEGORY,
     SolverChecked,
+    cfg_input,
     grid_input,
     injection_input,
     prompt_inputs,
@@ -26,7 +27,6 @@ from .host.guiders import caveats, guider_for
 from .host.latents import indices_of, injected_noise, latent_samples, seeds_of
 from .host.levels import HostProcess, schedule, top_of, way_back
 from .host.sampling import (
-    CountedInjection,
     SolverSampler,
     as_latent,
     check_solver,
@@ -99,10 +99,9 @@ class SSIInverseSampler(SolverChecked):
                 *skip_inputs(),
                 solver_input(),
                 seed_input("the injected noise"),
-                io.Float.Input(
-                    "cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                    tooltip="1 inverts best: guidance bends the path, and its way up and down differ more the "
-                    "stronger it is. Guide on the way back instead, or use the same cfg both ways.",
+                cfg_input(
+                    "1 inverts best: guidance bends the path, and its way up and down differ more the "
+                    "stronger it is. Guide on the way back instead, or use the same cfg both ways."
                 ),
                 *prompt_inputs(),
                 io.Sigmas.Input(
@@ -160,11 +159,10 @@ class SSIInverseSampler(SolverChecked):
         injection: str = DEFAULT_INJECTION,
     ) -> io.NodeOutput:
         process = HostProcess.of(model)
-        put_in = CountedInjection(injection)
         levels, sigma_skip = _levels(process, steps, schedule, skip, skip_unit, grid, sigmas)
         process.start(float(levels[0]))
         guider = guider_for(model, positive, negative, cfg)
-        found, end = run_inversion(guider, latent, levels, sigma_skip, solver, put_in, seed, keep_states=keep_states)
+        found, end = run_inversion(guider, latent, levels, sigma_skip, solver, injection, seed, keep_states=keep_states)
         noise = InvertedNoise(
             unit=found.noise.float().cpu(),
             start=process.start(float(levels[0])),
@@ -174,7 +172,7 @@ class SSIInverseSampler(SolverChecked):
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
         report = tell(
-            _report(process, found, put_in.nfe, cfg, how, latent.get("noise_mask") is not None),
+            _report(process, found, cfg, how, latent.get("noise_mask") is not None),
             caveats(model, latent, positive, negative),
         )
         states: Any = blocked("states: turn keep_states on to get them")
@@ -284,7 +282,7 @@ def _levels(
     return way_back(process, given, sigma, grid), sigma
 
 
-def _report(process: HostProcess, found: Inversion, injecting: int, cfg: float, how: str, masked: bool) -> str:
+def _report(process: HostProcess, found: Inversion, cfg: float, how: str, masked: bool) -> str:
     top = float(found.sigmas[0])
     spread = ", ".join(f"{float(one.std()):.3f}" for one in found.noise.float()[:8])
     more = ", ..." if len(found.noise) > 8 else ""
@@ -294,7 +292,8 @@ def _report(process: HostProcess, found: Inversion, injecting: int, cfg: float, 
         f"noise {shape(found.noise)}: standard deviation {spread}{more} (1 is wanted; see Gaussianity Inspector)",
     ]
     if found.skip > 0:
-        lines.insert(2, f"injection: {found.provenance['injection']}, {injecting} of the evaluations")
+        facts = found.provenance
+        lines.insert(2, f"injection: {facts['injection']}, {facts['injection_nfe']} of the evaluations")
     if masked:
         lines.append("masked: sample with the latent that was inverted as latent_image, not with this node's latent")
     if found.residual is not None:

@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from ..ssi_core.injection import DEFAULT_INJECTION, find_injection
 from ..ssi_core.skip import Auto, Choice
 from ..ssi_core.skip_panel import skip_panel
-from .fields import CATEGORY, injection_input, prompt_inputs, refusal, seed_input
+from .fields import CATEGORY, cfg_input, injection_input, prompt_inputs, refusal, seed_input
 from .host.guiders import guider_for
 from .host.latents import is_pixels
 from .host.levels import HostProcess
@@ -62,10 +62,7 @@ class SSIAutoSkip(io.ComfyNode):
                     "picture is part of it, so that it is never 0.",
                 ),
                 seed_input("the injected noise; give SSI Inverse Sampler the same"),
-                io.Float.Input(
-                    "cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                    tooltip="As in SSI Inverse Sampler: 1 inverts best.",
-                ),
+                cfg_input("As in SSI Inverse Sampler: 1 inverts best."),
                 *prompt_inputs(),
                 injection_input(),
             ],

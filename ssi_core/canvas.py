@@ -126,6 +126,14 @@ class Canvas:
         """A filled circle."""
         self._draw.circle((centre[0] * _FINE, centre[1] * _FINE), radius * _FINE, colour)
 
+    def legend(self, left: float, base: float, curves: Iterable[tuple[str, str]]) -> None:
+        """A piece of each curve (name, colour) with its name, side by side; `base` is the base line of the names."""
+        x = left
+        for words, colour in curves:
+            self.line([(x, base - 4), (x + 22, base - 4)], colour, 2)
+            self.text(x + 28, base, words, 12, NEUTRAL)
+            x += round(28 + text_width(words, 12) + 24)
+
     def mark(self, centre: Point, radius: float, good: bool, colour: str, width: float = 2) -> None:
         """A tick or a cross. Drawn, because the font has neither."""
         (x, y), r = centre, radius
@@ -144,6 +152,30 @@ class Canvas:
         shown = picture.resize(smaller, Image.Resampling.NEAREST) if smaller != picture.size else picture
         shown = shown.resize((width * _FINE, height * _FINE), Image.Resampling.NEAREST)
         self._picture.paste(shown.convert("RGB"), (left * _FINE, top * _FINE))
+
+
+def headed(
+    width: int, margin: int, title: str, finding: str, reason: str, below: int, colour: str = INK
+) -> tuple[Canvas, int]:
+    """A sheet that begins with a title of two lines at most, a finding in large letters, and why.
+
+    Args:
+        below: height of what comes under that.
+        colour: of the finding.
+
+    Returns:
+        The sheet, and where what comes under that begins.
+    """
+    titles, reasons = wrap(title, 17, width - 2 * margin, lines=2), wrap(reason, 13, width - 2 * margin)
+    top = 14 + 24 * len(titles)
+    end = top + 64 + 19 * len(reasons)
+    canvas = Canvas(width, end + below)
+    for i, line in enumerate(titles, start=1):
+        canvas.text(margin, 14 + 24 * i, line, 17)
+    canvas.text(margin, top + 34, finding, 22, colour, bold=True)
+    for i, line in enumerate(reasons):
+        canvas.text(margin, top + 60 + 19 * i, line, 13)
+    return canvas, end
 
 
 @dataclass(frozen=True)

@@ -168,19 +168,19 @@ def invert(
         rising = rising[1:]
     if len(rising) < 2:
         raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
-    spent = choice.nfe if choice else 0
+    injecting = 0
     if skip > 0:
         guarded = Guarded(denoise, process, steps=1)
         with torch.no_grad():
             start = put_in.inject(guarded, process, x0, unit_noise(x0, seeds), rising[0])
-        spent += guarded.nfe
+        injecting = guarded.nfe
     else:
         start = process.inject(x0, torch.zeros_like(x0), rising[0])
         if entry.ends_in_eps:
             start = start / process.scale(rising[0])  # guided-diffusion shows the network x0 itself, not s x0
     walk = integrate(denoise, start, rising, entry, process, keep_states=keep_states, progress=progress)
 
-    nfe, top = spent + walk.nfe, rising[-1]
+    nfe, top = (choice.nfe if choice else 0) + injecting + walk.nfe, rising[-1]
     if entry.ends_in_eps:
         guarded = Guarded(denoise, process, steps=len(rising) - 1)
         guarded.step = guarded.steps - 1  # it belongs to the last step
@@ -197,6 +197,7 @@ def invert(
         "solver_options": _options(solver),
         "injection": put_in.name,
         "injection_options": _options(injection),
+        "injection_nfe": injecting,
         "images_sha256": [tensor_sha256(image) for image in x0],
     }
     return Inversion(

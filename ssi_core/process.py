@@ -84,6 +84,15 @@ class Process(ABC):
     def sigma_of_snr(self, snr: Number) -> Tensor:
         """The inverse of `snr`."""
 
+    def ratio(self, sigma: Number) -> Tensor:
+        """Noise over signal amplitude at sigma, elementwise, float64: what a VE process calls its sigma; inf for noise
+        alone."""
+        return self.snr(sigma) ** -0.5
+
+    def sigma_of_ratio(self, ratio: Number) -> Tensor:
+        """The inverse of `ratio`."""
+        return self.sigma_of_snr(float64(ratio) ** -2)
+
     def facts(self) -> dict[str, Any]:
         """JSON-serialisable description from which `process_from` builds an equal process."""
         return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]  # every process is a dataclass

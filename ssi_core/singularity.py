@@ -135,7 +135,7 @@ def singularity_curve(
                 if progress(now) is False:
                     raise Cancelled(f"cancelled after level {now.step} of {now.steps}, at sigma {sigma:g}")
     measured = {name: torch.stack(values) for name, values in found.items()}
-    ve = torch.stack([float64(process.snr(sigma)) for sigma in levels.tolist()]) ** -0.5
+    ve = torch.stack([process.ratio(sigma) for sigma in levels.tolist()])
     knees = torch.tensor([knee(ve, column, levels) for column in measured["noised"].T], dtype=torch.float64)
     lost = torch.tensor([_lost(ve, column, levels) for column in measured["alignment"].T], dtype=torch.float64)
     knees, lost = _one_up(levels, knees), _one_up(levels, lost)

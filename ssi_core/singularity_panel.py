@@ -7,7 +7,7 @@ import math
 from PIL import Image
 from torch import Tensor
 
-from .canvas import BAD, FAINT, INK, NEUTRAL, Canvas, Plot, decades, text_width, wrap
+from .canvas import BAD, FAINT, NEUTRAL, Canvas, Plot, decades, headed, text_width
 from .errors import InputError
 from .singularity import ALIGNED, SingularityCurve
 
@@ -35,19 +35,8 @@ def singularity_panel(found: SingularityCurve, image: int = 0, title: str = "") 
     if len(found.sigmas) < 2:
         raise InputError(f"sigmas: {len(found.sigmas)} level(s); a curve needs two or more")
     stops, reason = float(found.stops[image]), found.reasons[image]
-    width = WIDTH - 2 * MARGIN
-    heading = [(line, 17, INK) for line in wrap(title, 17, width, lines=2)]
     words = f"The network stops following at sigma {stops:.3g}" if stops else "The network follows at every level"
-    reasons = wrap(reason, 13, width)
-    top = 14 + 24 * len(heading) + 64 + 19 * len(reasons)
-    canvas = Canvas(WIDTH, top + 2 * (_CAPTION + _PLOT + _AXIS) + _GAP + 8)
-    y = 14
-    for line, size, colour in heading:
-        y += 24
-        canvas.text(MARGIN, y, line, size, colour)
-    canvas.text(MARGIN, y + 34, words, 22, INK, bold=True)
-    for i, line in enumerate(reasons):
-        canvas.text(MARGIN, y + 60 + 19 * i, line, 13)
+    canvas, top = headed(WIDTH, MARGIN, title, words, reason, 2 * (_CAPTION + _PLOT + _AXIS) + _GAP + 8)
 
     sizes = (found.noised[:, image], found.clean[:, image])
     seen = [v for column in sizes for v in column.tolist() if v > 0]
@@ -78,11 +67,7 @@ def _curves(
 ) -> None:
     """One plot over sigma: the noised image's curve and the clean one's, what is aimed at, and what is lost."""
     canvas.text(MARGIN, top + 15, name, 13)
-    x = MARGIN
-    for words, colour in (("noised image", _NOISED), ("clean image", _CLEAN)):
-        canvas.line([(x, top + 30), (x + 22, top + 30)], colour, 2)
-        canvas.text(x + 28, top + 34, words, 12, NEUTRAL)
-        x += round(28 + text_width(words, 12) + 24)
+    canvas.legend(MARGIN, top + 34, (("noised image", _NOISED), ("clean image", _CLEAN)))
     across = (float(found.sigmas[-1]), float(found.sigmas[0]))
     plot = Plot(canvas, MARGIN + 46, top + _CAPTION, WIDTH - 2 * MARGIN - 46, _PLOT, across, up, logarithmic, True)
     if stops > 0:

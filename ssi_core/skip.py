@@ -9,8 +9,8 @@ a goal:
   evaluations, gives a noise whose structure is that of the whole inversion's, though its size is not. It is judged by
   the figures of the verdict, brought to unit variance first.
 
-What is foretold holds where the inversion itself follows its trajectory: second-order solvers with about 15 levels or
-more above the skip (`resolved`). What a coarser walk loses comes on top, and nothing here sees it.
+What is foretold holds where the inversion itself follows its trajectory: second-order solvers, and levels as near as
+those of 20 steps (`resolved`). What a coarser walk loses comes on top, and nothing here sees it.
 
 Everything here is of our own; docs/beyond.md has the measurements it rests on.
 """
@@ -24,12 +24,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .errors import InputError
+from .denoiser import Denoiser, like
+from .errors import Cancelled, InputError
 from .gaussianity import FIGURES, gaussianity
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
 from .integration import Callback, Progress, integrate, seeds_for, unit_noise
+from .metrics import psnr
 from .precision import float64
 from .process import Process
 from .schedule import exponential_sigmas, given_sigmas
@@ -37,6 +38,8 @@ from .solver import Solver, find_solver
 
 DEFAULT_SKIP = 0.07
 """(VE) sigma."""
+EVALUATIONS = 8
+"""That choosing takes at most, what an injection evaluates itself left out: two walks, or a walk and four looks."""
 WALK = 5
 """Levels of the short walk; one evaluation fewer."""
 TOP_SNR = 0.01
@@ -53,8 +56,8 @@ LOWEST, HIGHEST = 0.002, 1.0
 """(VE) sigmas between which a skip is chosen."""
 SAFETY = 1.3
 """By which a skip for the verdict is raised: the short walk is not the whole one."""
-RESOLVED = 15
-"""Levels of a way back, the last 0 among them, under which a forecast is not to be trusted."""
+RESOLVED, FLAT = 1.8, 80.0
+"""Levels for each factor e of (VE) sigma, up to `FLAT`, under which a forecast is not to be trusted: 13 from 0.07."""
 ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
 BEYOND = 3.0
@@ -138,14 +141,6 @@ class Choice:
     """Evaluations spent, each over the whole batch."""
     process: Process
 
-    def ve(self, sigma: float) -> float:
-        """The (VE) sigma of a level."""
-        return _ve(self.process, sigma)
-
-    def sigma(self, ve: float) -> float:
-        """The inverse of `ve`."""
-        return float(self.process.sigma_of_snr(ve**-2))
-
     def at(self, sigma: float) -> Trial:
         """What the trials foretell for another level, along the power law through them."""
         return _between(self.trials, sigma, self.process)
@@ -155,7 +150,7 @@ class Choice:
         """One sentence."""
         worst = f"{float(self.foretold.psnr.min()):.1f} dB"
         told = f"skip {self.skip:.3g} for {self.goal}: {worst} and {_share(self.foretold.leftover)} leftover foretold"
-        if self.met and self.goal.psnr is not None and self.ve(self.skip) >= 0.99 * HIGHEST:
+        if self.met and self.goal.psnr is not None and float(self.process.ratio(self.skip)) >= 0.99 * HIGHEST:
             told += "; it is the largest that is considered"
         if not self.met:
             told += "; no skip is foretold to reach that goal"
@@ -182,7 +177,7 @@ def choose_skip(
         goal: see `Auto`.
         injection: as in `invert`; what it evaluates itself is spent at each level that is looked at, on top of the 8
             evaluations.
-        progress: called after every evaluation of a walk; may cancel.
+        progress: called after every evaluation; may cancel.
 
     Returns:
         A `Choice`, made with 8 evaluations at most (plus the injection's).
@@ -222,7 +217,7 @@ def choose_skip(
         # More noise would cost the picture and not help.
         skip = look.sigma(min(max(DEFAULT_SKIP, low), high))
         foretold = _between(ordered, skip, process)
-    return Choice(skip, goal, met, ordered, foretold, look.nfe, process)
+    return Choice(skip, goal, met, ordered, foretold, look.denoise.nfe, process)
 
 
 def leftover(noise: Tensor, injected: Tensor) -> Tensor:
@@ -230,9 +225,28 @@ def leftover(noise: Tensor, injected: Tensor) -> Tensor:
     return 1 - torch.cosine_similarity(float64(noise).flatten(1), float64(injected).flatten(1)).cpu() ** 2
 
 
-def resolved(sigmas: Tensor, solver: str | Solver) -> bool:
+def resolved(sigmas: Tensor, solver: str | Solver, process: Process) -> bool:
     """Whether an inversion over this way back follows its trajectory closely enough for a forecast to hold."""
-    return find_solver(solver).order != 1 and len(sigmas) > RESOLVED
+    low, high = (float(process.ratio(float(sigma))) for sigma in (sigmas[-2], sigmas[0]))
+    levels = len(sigmas) - 1
+    return find_solver(solver).order != 1 and levels >= RESOLVED * math.log(min(high, FLAT) / low)
+
+
+class _Told:
+    """A denoiser whose evaluations are counted, and each of them told: on a large model a walk is long."""
+
+    def __init__(self, denoise: Denoiser, progress: Callback | None) -> None:
+        self.denoise, self.progress, self.nfe = denoise, progress, 0
+        self.dtype: torch.dtype | None = getattr(denoise, "dtype", None)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        D = self.denoise(x, sigma)
+        self.nfe += 1
+        if self.progress is not None:
+            now = Progress(self.nfe, max(self.nfe, EVALUATIONS), float(sigma[0]), self.nfe, x, D)
+            if self.progress(now) is False:
+                raise Cancelled(f"cancelled after {now.nfe} evaluations, while the skip was chosen")
+        return D
 
 
 class _Look:
@@ -248,40 +262,33 @@ class _Look:
         process: Process,
         progress: Callback | None,
     ) -> None:
-        self.denoise, self.x0, self.inject, self.process, self.progress = denoise, x0, inject, process, progress
+        self.denoise, self.x0, self.inject, self.process = _Told(denoise, progress), x0, inject, process
         self.noise = unit_noise(x0, seeds_for(seed, len(x0)))
         self.top = min(self.ve(top), TOP_SNR**-0.5)
-        self.nfe = 0
 
     def ve(self, sigma: float) -> float:
-        return _ve(self.process, sigma)
+        return float(self.process.ratio(sigma))
 
     def sigma(self, ve: float) -> float:
-        return float(self.process.sigma_of_snr(ve**-2))
+        return float(self.process.sigma_of_ratio(ve))
 
     @torch.no_grad()
     def __call__(self, v: float, *, walk: bool) -> Trial:
         guarded = Guarded(self.denoise, self.process, steps=1)
         x = self.inject(guarded, self.process, self.x0, self.noise, self.sigma(v))
-        unknown = torch.full((len(x),), math.nan, dtype=torch.float64)
         if not walk:
-            D = guarded(x, self.sigma(v))
-            self.nfe += guarded.nfe
-            return Trial(self.sigma(v), _psnr(D, self.x0), unknown, unknown)
+            unknown = torch.full((len(x),), math.nan, dtype=torch.float64)
+            return Trial(self.sigma(v), psnr(guarded(x, self.sigma(v)), self.x0).cpu(), unknown, unknown)
         levels = [self.sigma(level) for level in exponential_sigmas(WALK, sigma_min=v, sigma_max=self.top)[:-1]][::-1]
-        first: list[Tensor] = []
-
-        def watch(now: Progress) -> bool | None:
-            first.append(now.denoised)
-            return None if self.progress is None else self.progress(replace(now, nfe=self.nfe + guarded.nfe + now.nfe))
-
-        end = integrate(self.denoise, x, levels, find_solver(WALKER), self.process, progress=watch)
-        self.nfe += guarded.nfe + end.nfe
+        estimates: list[Tensor] = []
+        end = integrate(
+            self.denoise, x, levels, WALKER, self.process, progress=lambda now: estimates.append(now.denoised)
+        )
         noise = float64(self.process.to_noise(end.x, levels[-1])).cpu()
-        unit = noise / noise.flatten(1).std(1).clamp_min(1e-300).reshape(-1, *[1] * (noise.ndim - 1))
-        shape, size = gaussianity(unit, self.x0).margin(SHAPE), gaussianity(noise).margin(["std"])
-        margin = torch.maximum(shape, size / SHRINKS)
-        return Trial(self.sigma(v), _psnr(first[0], self.x0), leftover(noise, self.noise.cpu()), margin)
+        std = noise.flatten(1).std(1)
+        report = gaussianity(noise / like(std.clamp_min(1e-300), noise), self.x0)
+        margin = torch.maximum(report.margin(SHAPE), replace(report, std=std).margin(["std"]) / SHRINKS)
+        return Trial(self.sigma(v), psnr(estimates[0], self.x0).cpu(), leftover(noise, self.noise.cpu()), margin)
 
 
 @dataclass(frozen=True)
@@ -341,17 +348,6 @@ _SEEK = {
 }
 
 
-def _psnr(image: Tensor, wanted: Tensor) -> Tensor:
-    error = float64(image - wanted).square().flatten(1).mean(1).cpu()
-    return 10 * (4 / error.clamp_min(1e-20)).log10()
-
-
-def _ve(process: Process, sigma: float) -> float:
-    """The (VE) sigma of the same signal-to-noise ratio."""
-    snr = float(process.snr(sigma))
-    return snr**-0.5 if snr > 0 else math.inf
-
-
 def _between(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
     """Straight lines in logarithms between neighbouring trials, and on through the outermost; PSNR is one already."""
 
@@ -361,7 +357,7 @@ def _between(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
             # Two that lie too near each other tell no slope.
             if not bool(getattr(trial, name).isnan().any()) and (not known or trial.sigma > 1.05 * known[-1].sigma):
                 known.append(trial)
-        u = math.log(_ve(process, sigma))
+        u = math.log(process.ratio(sigma))
         above = sum(t.sigma <= sigma for t in known)
         known = known[max(0, min(above - 1, len(known) - 2)) :][:2]
         values = [getattr(t, name) for t in known]
@@ -370,7 +366,7 @@ def _between(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
         if len(known) == 1:
             found = values[0]
         else:
-            a, b = (math.log(_ve(process, t.sigma)) for t in known)
+            a, b = (math.log(process.ratio(t.sigma)) for t in known)
             found = values[0] + (u - a) / (b - a) * (values[1] - values[0])
         return found.exp() if logarithmic else found
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from PIL import Image
 
-from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, PAPER, Canvas, Plot, decades, text_width, wrap
+from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, PAPER, Canvas, Plot, decades, headed, text_width
 from .errors import InputError
 from .skip import Auto, Choice, Trial
 
@@ -35,20 +36,12 @@ def skip_panel(choice: Choice, image: int = 0, title: str = "", happened: Trial 
     """
     if not 0 <= image < len(choice.foretold.psnr):
         raise InputError(f"image {image}: not one of the {len(choice.foretold.psnr)} images")
-    width = WIDTH - 2 * MARGIN
-    heading = [(line, 17, INK) for line in wrap(title, 17, width, lines=2)]
-    reasons = wrap(choice.reason, 13, width)
-    top = 14 + 24 * len(heading) + 50 + 19 * len(reasons)
-    canvas = Canvas(WIDTH, top + 2 * (_CAPTION + _PLOT + _AXIS) + _GAP + 8)
-    y = 14
-    for line, size, colour in heading:
-        y += 24
-        canvas.text(MARGIN, y, line, size, colour)
     failed = happened is not None and choice.goal == Auto() and float(happened.margin[image]) > 1
     mark = ", and does not reach the goal" if not choice.met else ", and the noise did not pass" if failed else ""
-    canvas.text(MARGIN, y + 34, f"Skip {choice.skip:.3g}{mark}", 22, BAD if mark else INK, bold=True)
-    for i, line in enumerate(reasons):
-        canvas.text(MARGIN, y + 56 + 19 * i, line, 13)
+    canvas, top = headed(
+        WIDTH, MARGIN, title, f"Skip {choice.skip:.3g}{mark}", choice.reason, 2 * (_CAPTION + _PLOT + _AXIS) + _GAP + 8,
+        BAD if mark else INK,
+    )  # fmt: skip
 
     sigmas = _span(choice)
     told = [choice.at(s) for s in sigmas]
@@ -78,11 +71,7 @@ class _Part:
         *,
         logarithmic: bool,
     ) -> None:
-        x = MARGIN
-        for words, colour in shown.values():
-            canvas.line([(x, top + 30), (x + 22, top + 30)], colour, 2)
-            canvas.text(x + 28, top + 34, words, 12, NEUTRAL)
-            x += round(28 + text_width(words, 12) + 24)
+        canvas.legend(MARGIN, top + 34, shown.values())
         seen = [v for name in shown for t in [*told, *self.choice.trials] if not math.isnan(v := self._of(t, name))]
         seen += [] if level is None else [level]
         if logarithmic:
@@ -125,6 +114,6 @@ class _Part:
 def _span(choice: Choice) -> list[float]:
     """Levels from below the first trial to above the last, evenly in the logarithm of signal to noise."""
     known = sorted([t.sigma for t in choice.trials] + [choice.skip])
-    low, high = (math.log(choice.ve(s)) for s in (known[0], known[-1]))
-    ends = low - math.log(_REACH), high + math.log(_REACH)
-    return [choice.sigma(math.exp(ends[0] + (ends[1] - ends[0]) * i / (_POINTS - 1))) for i in range(_POINTS)]
+    low, high = (float(choice.process.ratio(sigma)) for sigma in (known[0], known[-1]))
+    ratios = torch.logspace(math.log10(low / _REACH), math.log10(high * _REACH), _POINTS, dtype=torch.float64)
+    return [float(choice.process.sigma_of_ratio(ratio)) for ratio in ratios]

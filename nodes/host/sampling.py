@@ -18,18 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
-from ...ssi_core.guard import Guarded
-from ...ssi_core.injection import Injection, find_injection
 from ...ssi_core.integration import Progress, integrate
 from ...ssi_core.inversion import Inversion, invert
 from ...ssi_core.singularity import SingularityCurve, singularity_curve
-from ...ssi_core.skip import Auto, Choice, choose_skip
+from ...ssi_core.skip import EVALUATIONS, Auto, Choice, choose_skip
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .latents import injected_noise, latent_samples, seeds_of
 from .levels import HostProcess, top_of
 
-EVALUATIONS = 8
-"""That choosing a skip takes at most, what an injection takes itself left out."""
 STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 
 
@@ -156,20 +152,6 @@ class SolverSampler(EngineSampler):
         return integrate(denoise, x, levels, self.solver, process, progress=progress).x
 
 
-class CountedInjection:
-    """A registered injection that tells how many evaluations it took."""
-
-    def __init__(self, name: str) -> None:
-        self.func = find_injection(name).inject  # as a functools.partial has it: the engine notes its name
-        self.nfe = 0
-
-    def __call__(self, denoise: Guarded, process: HostProcess, x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        before = denoise.nfe
-        x: Tensor = self.func(denoise, process, x0, noise, sigma)
-        self.nfe += denoise.nfe - before
-        return x
-
-
 class InversionSampler(EngineSampler):
     """The engine's `invert`. The latent is the image; noise is its own; the result is in `inversion`."""
 
@@ -178,7 +160,7 @@ class InversionSampler(EngineSampler):
         sigmas: Tensor,
         skip: float,
         solver: str | Solver,
-        injection: str | Injection,
+        injection: str,
         seeds: Sequence[int],
         keep: bool,
     ) -> None:
@@ -219,23 +201,13 @@ class SkipSampler(EngineSampler):
     Under a mask it foretells the masked inversion: what lies outside comes back as it was, and counts as such.
     """
 
-    def __init__(self, goal: Auto, injection: str | Injection, seeds: Sequence[int]) -> None:
+    def __init__(self, goal: Auto, injection: str, seeds: Sequence[int]) -> None:
         self.choose = partial(choose_skip, goal=goal, injection=injection, seed=seeds)
         self.choice: Choice | None = None
 
     def walk(self, denoise: GuidedDenoiser, process: HostProcess, sigmas: Tensor, progress: _Bar) -> Tensor:
         denoise.must_evaluate()
-        spent = 0
-
-        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
-            # The engine tells of its walks alone; on a large model each evaluation is worth being told.
-            nonlocal spent
-            D = denoise(x, sigma)
-            spent += 1
-            progress(Progress(spent, max(spent, EVALUATIONS), float(sigma[0]), spent, x, D))
-            return D
-
-        self.choice = self.choose(evaluate, denoise.latent, sigmas, process=process)
+        self.choice = self.choose(denoise, denoise.latent, sigmas, process=process, progress=progress)
         return denoise.latent
 
 
@@ -253,7 +225,7 @@ def run_inversion(
     sigmas: Tensor,
     skip: float,
     solver: str | Solver,
-    injection: str | Injection,
+    injection: str,
     seed: int,
     *,
     keep_states: bool = False,
@@ -296,7 +268,7 @@ def run_curve(guider: Any, latent: dict[str, Any], sigmas: Tensor, seed: int) ->
     return sampler.curve
 
 
-def run_choice(guider: Any, latent: dict[str, Any], goal: Auto, injection: str | Injection, seed: int) -> Choice:
+def run_choice(guider: Any, latent: dict[str, Any], goal: Auto, injection: str, seed: int) -> Choice:
     """The skip that a LATENT needs for a goal, through a guider, and what is foretold of it.
 
     Args:

@@ -10,9 +10,9 @@ import typer
 
 from ..gaussianity import gaussianity
 from ..image import contact_sheet, load_image, save_image
-from ..inversion import invert, reconstruct
-from ..skip import Auto
+from ..inversion import reconstruct
 from .options import Device, Dtype, InversionOptions, Model, ModelOptions, Out, Set, grouped
+from .pictures import inverted
 from .terminal import made, progress_bar, result_names, spent, warn
 
 
@@ -45,23 +45,15 @@ def edit_command(
     own, others = network.conditioned(chosen.label), [network.conditioned(label, guidance) for label in labels]
     out, sigmas = made(out), how.sigmas(own)
     verdicts: list[bool] = []
-    nfe, skip = 0, how.begin
-    if isinstance(skip, Auto):
-        batch = 1  # each picture its own
-    for start in range(0, len(pictures), batch):
-        x0 = torch.cat(pictures[start : start + batch]).to(network.device)
-        with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
-            found = invert(
-                own, x0, sigmas, skip=skip, solver=how.solver, injection=how.injection, seed=how.seed + start,
-                progress=watch,
-            )  # fmt: skip
+    nfe = 0
+    for start, x0, found in inverted(own, pictures, sigmas, how.begin, how.solver, how, batch):
         nfe, edits = found.nfe, []
         for label, denoise in zip(wanted, others, strict=True):
             with progress_bar(f"sampling as {label}") as watch:
                 edits.append(reconstruct(denoise, found.noise, found.sigmas, solver=how.solver, progress=watch).cpu())
             nfe += watch.nfe
         verdicts += gaussianity(found.noise.cpu()).verdicts
-        for i, name in enumerate(names[start : start + batch]):
+        for i, name in enumerate(names[start : start + len(x0)]):
             for label, edited in zip(wanted, edits, strict=True):
                 save_image(edited[i], out / f"{name}.{label}.png")
             row = torch.stack([x0[i].cpu(), *(edited[i] for edited in edits)])

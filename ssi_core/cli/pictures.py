@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from ..errors import InputError
 from ..gaussianity import gaussianity
@@ -70,26 +72,43 @@ def invert_command(
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
     nfe, reports = 0, []
-    if isinstance(skip, Auto):
-        batch = 1  # each picture its own
-    for start in range(0, len(pictures), batch):
-        x0 = torch.cat(pictures[start : start + batch]).to(denoise.device)
-        with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
-            inversion = invert(
-                denoise, x0, sigmas, skip=skip, solver=solver, injection=how.injection, seed=how.seed + start,
-                progress=watch,
-            )  # fmt: skip
+    for start, x0, inversion in inverted(denoise, pictures, sigmas, skip, solver, how, batch):
         nfe = inversion.nfe
-        if inversion.choice is not None:
-            write_choice(inversion, x0, out / f"{names[start]}.skip.png", names[start])
-        for i, name in enumerate(names[start : start + batch]):
+        for i, name in enumerate(names[start : start + len(x0)]):
             one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
+            if inversion.choice is not None:
+                write_choice(inversion, report, out / f"{name}.skip.png", name)
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
             reports.append(report)
     print_reports(reports, names)
     spent(f"{nfe} evaluations a batch of up to {batch}, {len(names)} picture(s); written to {out}/")
+
+
+def inverted(
+    denoise: Loaded,
+    pictures: Sequence[Tensor],
+    sigmas: Tensor,
+    skip: float | Auto,
+    solver: str,
+    how: InversionOptions,
+    batch: int,
+) -> Iterator[tuple[int, Tensor, Inversion]]:
+    """Pictures [1, C, H, W] inverted, so many at a time; alone where each is to have a skip of its own.
+
+    Yields:
+        (number of the first, pictures [B, C, H, W], their inversion); picture i has the seed `how.seed + i`.
+    """
+    batch = 1 if isinstance(skip, Auto) else batch
+    for start in range(0, len(pictures), batch):
+        x0 = torch.cat(list(pictures[start : start + batch])).to(denoise.device)
+        with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
+            found = invert(
+                denoise, x0, sigmas, skip=skip, solver=solver, injection=how.injection, seed=how.seed + start,
+                progress=watch,
+            )  # fmt: skip
+        yield start, x0, found
 
 
 @grouped

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..errors import InputError
-from ..gaussianity import FIGURES, Gaussianity, gaussianity
+from ..gaussianity import FIGURES, Gaussianity
 from ..image import save_picture
 from ..integration import Progress, unit_noise
 from ..inversion import Inversion
@@ -69,17 +69,17 @@ def write_noise_figure(noise: Tensor, report: Gaussianity, path: Path, title: st
     save_picture(noise_panel(noise, report, title=title), path)
 
 
-def write_choice(inversion: Inversion, image: Tensor, path: Path, title: str) -> None:
+def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: str) -> None:
     """The picture of how the skip of one picture's inversion was chosen, with what came of it, and one line."""
     choice = inversion.choice
     assert choice is not None
     injected = unit_noise(inversion.noise, inversion.seeds)
-    margin = gaussianity(inversion.noise, image).margin()
+    margin = report.margin()
     happened = Trial(choice.skip, margin * math.nan, leftover(inversion.noise, injected), margin)
     save_picture(skip_panel(choice, title=title, happened=happened), path)
     spent(f"{title}: {choice.reason}")
-    if not resolved(inversion.sigmas, inversion.solver):
-        warn(f"{title}: the forecast is of a finer walk; take 20 steps or more, and a second-order solver")
+    if not resolved(inversion.sigmas, inversion.solver, inversion.process):
+        warn(f"{title}: the forecast is of a finer walk; take more steps, and a second-order solver")
     if choice.met and choice.goal == Auto() and float(margin) > 1:
         warn(f"{title}: was foretold to pass as Gaussian, and did not; try --skip {1.5 * choice.skip:.2g}")
     if not choice.met:

@@ -39,7 +39,7 @@ class Kind:
 
     def sigmas(self, ratios: Tensor) -> Tensor:
         """Noise over signal amplitude [B] -> sigma [B], float32, within the model's range."""
-        return self.process.sigma_of_snr(ratios.double() ** -2).clamp(self.sigma_min, self.sigma_max).float()
+        return self.process.sigma_of_ratio(ratios).clamp(self.sigma_min, self.sigma_max).float()
 
     def loss(self, denoise: Callable[..., Tensor], clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Weighted squared error of D at the images [B, C, H, W] with unit noise up to sigma [B]; [B]."""
