@@ -123,6 +123,10 @@ class Trial:
     margin: Tensor
     """[B]: how much of what the verdict allows is used up (`Gaussianity.margin`), by `SHAPE` and size; NaN likewise."""
 
+    def sample(self, i: int) -> Trial:
+        """Of image i alone."""
+        return Trial(self.sigma, *(values[i : i + 1] for values in (self.psnr, self.leftover, self.margin)))
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -140,6 +144,11 @@ class Choice:
     nfe: int
     """Evaluations spent, each over the whole batch."""
     process: Process
+
+    def sample(self, i: int) -> Choice:
+        """The same choice, with what is foretold of image i alone."""
+        trials = tuple(trial.sample(i) for trial in self.trials)
+        return replace(self, trials=trials, foretold=self.foretold.sample(i))
 
     def at(self, sigma: float) -> Trial:
         """What the trials foretell for another level, along the power law through them."""
