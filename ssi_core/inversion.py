@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,9 +52,22 @@ class Inversion:
     residual: Tensor | None = None
     """[B], for `exact` and `fixed-point`: the largest relative residual of any step."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Versions, model signature, grid, injection, options, SHA-256 of each source image."""
+    """Versions, model signature, grid, injection, options, what the skip was chosen for (None: given) and how many of
+    the evaluations that took, SHA-256 of each source image."""
     choice: Choice | None = None
     """How `skip` was chosen, where it was; not written to files."""
+
+    @property
+    def injection(self) -> Injection:
+        """How noise was put in, made again from the provenance, so that another image can be inverted alike.
+
+        Raises:
+            InputError: by a function that is not registered under that name.
+        """
+        # Files from before there were any say nothing of it.
+        inject = find_injection(str(self.provenance.get("injection", DEFAULT_INJECTION))).inject
+        options = self.provenance.get("injection_options")
+        return partial(inject, **options) if options else inject
 
     def sample(self, i: int) -> Inversion:
         """Sample i of a batch, as the inversion it would have been alone."""
@@ -63,6 +77,7 @@ class Inversion:
             states=None if self.states is None else self.states[:, i : i + 1],
             residual=None if self.residual is None else self.residual[i : i + 1],
             provenance={**self.provenance, "images_sha256": hashes},
+            choice=None if self.choice is None else self.choice.sample(i),
         )  # fmt: skip
 
     def to(self, device: str | torch.device) -> Inversion:
@@ -198,6 +213,8 @@ def invert(
         "injection": put_in.name,
         "injection_options": _options(injection),
         "injection_nfe": injecting,
+        "chosen_for": None if choice is None else str(choice.goal),
+        "choice_nfe": 0 if choice is None else choice.nfe,
         "images_sha256": [tensor_sha256(image) for image in x0],
     }
     return Inversion(

@@ -1,5 +1,8 @@
 """There and back: round trips, what each run costs, seeds, cancellation, and what skipping the singularity does."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from ssi_core import (
     SOLVERS,
     VE,
     VP,
+    Auto,
     Cancelled,
     DiscreteVP,
     Eps,
@@ -17,6 +21,7 @@ from ssi_core import (
     Inversion,
     cosine,
     ddim_sigmas,
+    demo_denoiser,
     exponential_sigmas,
     flow_sigmas,
     integrate,
@@ -26,6 +31,8 @@ from ssi_core import (
     reconstruct,
     unit_noise,
 )
+from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.injection import plain, tangent
 
 PROCESSES = [VE(), VP(), DiscreteVP(), Flow()]
 START_ERROR = {name: 0.02 if entry.order == 2 else 0.2 for name, entry in SOLVERS.items()}
@@ -467,3 +474,38 @@ def test_the_denoisers_own_process_is_the_default():
     odd.process = "vp"
     with pytest.raises(InputError, match="process 'vp'"):
         run(odd)
+
+
+def test_a_sample_of_a_chosen_skip_keeps_what_was_foretold_of_it_alone():
+    x0 = draw_scenes(range(HELD_OUT, HELD_OUT + 3))
+    whole = invert(demo_denoiser(), x0, karras_sigmas(6), skip="auto")
+    one = whole.sample(2).choice
+    for part in ("psnr", "leftover", "margin"):
+        told = getattr(whole.choice.foretold, part)
+        assert getattr(one.foretold, part).tolist() == [told[2]] and len(set(told.tolist())) == 3
+        assert [getattr(t, part).shape for t in one.trials] == [(1,)] * len(whole.choice.trials)
+    assert one.skip == whole.skip and invert(demo_denoiser(), x0, karras_sigmas(6)).sample(2).choice is None
+
+
+def test_a_file_says_what_the_skip_was_chosen_for_and_at_what_cost(tmp_path):
+    x0 = draw_scenes([HELD_OUT])
+    for goal, told in ((Auto(psnr=40), "40 dB"), ("auto", "the verdict")):
+        found = invert(demo_denoiser(), x0, karras_sigmas(6), skip=goal)
+        found.save(tmp_path / "a.safetensors")
+        facts = Inversion.load(tmp_path / "a.safetensors").provenance
+        given = invert(demo_denoiser(), x0, karras_sigmas(6), skip=found.skip)
+        assert facts["chosen_for"] == told and facts["choice_nfe"] == found.nfe - given.nfe > 0
+        assert given.provenance["chosen_for"] is None and given.provenance["choice_nfe"] == 0
+
+
+def test_an_inversion_says_how_noise_was_put_in_so_that_another_can_be_made_alike(tmp_path):
+    data, x0 = setting(VE())
+    inv = invert(data, x0, karras_sigmas(6), skip=0.1, injection=partial(tangent, rounds=1))
+    inv.save(tmp_path / "a.safetensors")
+    again = invert(data, x0, karras_sigmas(6), skip=0.1, injection=Inversion.load(tmp_path / "a.safetensors").injection)
+    assert torch.equal(again.noise, inv.noise)
+    assert again.provenance["injection_options"] == {"rounds": 1}
+    assert replace(inv, provenance={}).injection is plain
+    foreign = replace(inv, provenance={"injection": "sideways"})
+    with pytest.raises(InputError, match="injection 'sideways': unknown"):
+        assert foreign.injection
