@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from commands import FEW, ssi
 from PIL import Image
 
 from ssi_core import (
@@ -19,31 +20,9 @@ from ssi_core import (
     invert,
     karras_sigmas,
     load_image,
-    reconstruct,
     save_image,
 )
-from ssi_core.cli import main
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
-from ssi_core.image import to_pixels
-
-FEW = ["--steps", "6", "--skip", "0.1", "--device", "cpu"]
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    paths = []
-    for i, scene in enumerate(draw_scenes([HELD_OUT + 7, HELD_OUT + 8], size=48)):
-        paths.append(tmp_path / f"scene {i}.png")
-        save_image(scene, paths[-1])
-    return paths
-
-
-def ssi(capsys, *arguments):
-    """(exit code, stdout, stderr) of a command, with the terminal's line breaks taken out."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return stopped.value.code or 0, " ".join(out.split()), " ".join(err.split())
 
 
 def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictures, tmp_path):
@@ -61,12 +40,6 @@ def test_a_forecast_for_a_coarse_walk_is_not_left_alone(capsys, pictures, tmp_pa
         capsys, "invert", pictures[0], "--skip", "psnr=38", *coarse, "--out", tmp_path, "--device", "cpu"
     )
     assert code == 0 and "the forecast is of a finer walk" in err
-
-
-def test_a_morph_takes_one_chosen_skip(capsys, pictures, tmp_path):
-    few = ["--steps", "6", "--frames", "3", "--pace", "angle", "--device", "cpu"]
-    code, out, _ = ssi(capsys, "morph", *pictures, "--skip", "psnr=38", "--out", tmp_path / "out", *few)
-    assert code == 0 and "for 38 dB: 38.0 dB" in out
 
 
 def test_injections(capsys, pictures, tmp_path):
@@ -141,41 +114,6 @@ def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, 
     assert one.seeds == two.seeds
 
 
-def test_morph_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
-    out = tmp_path / "morphs"
-    code, told, _ = ssi(capsys, "morph", *pictures, "--frames", 4, "--back", "--out", out, *FEW)
-    assert code == 0 and "times the median" in told
-    with Image.open(out / "scene 0-scene 1.webp") as morph:
-        assert morph.n_frames == 6  # there, and back without the ends
-        assert morph.size == (128, 128)
-        shown = np.asarray(morph.convert("RGB"))[::4, ::4].astype(int)
-        assert np.abs(shown - to_pixels(load_image(pictures[0], 32))[0]).max() <= 1
-    assert ssi(capsys, "invert", *pictures, "--out", out, *FEW)[0] == 0
-    artefacts = [out / f"scene {i}.ssi.safetensors" for i in range(2)]
-    assert ssi(capsys, "morph", *artefacts, "--frames", 3, "--out", out)[0] == 0
-
-
-def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):
-    out = tmp_path / "edits"
-    code, told, _ = ssi(
-        capsys, "edit", *pictures, "--from", "summer", "--to", "winter", "--to", "3", "--out", out, *FEW
-    )
-    assert code == 0 and "14 evaluations" in told  # four up, five down for each class
-    assert sorted(p.name for p in out.iterdir()) == [
-        f"scene {i}.{what}.png" for i in range(2) for what in ("3", "edits", "winter")
-    ]
-    assert Image.open(out / "scene 0.edits.png").size == (3 * (128 + 4), 128 + 4)
-    model, x0 = demo_denoiser(name="demo-classes"), load_image(pictures[1], 32)
-    inversion = invert(model.conditioned(0), x0, karras_sigmas(6), skip=0.1, seed=1)
-    wanted = reconstruct(model.conditioned(2), inversion.noise, inversion.sigmas)
-    apart = np.abs(to_pixels(load_image(out / "scene 1.winter.png")).astype(int) - to_pixels(wanted))
-    assert apart.max() <= 1
-    guided = ["--guidance", "3", "--out", tmp_path / "guided"]
-    code, told, _ = ssi(capsys, "edit", pictures[1], "--from", 0, "--to", "winter", *guided, *FEW)
-    assert code == 0 and "asking the network twice" in told
-    assert (load_image(tmp_path / "guided" / "scene 1.winter.png") - wanted).abs().max() > 0.05
-
-
 def test_an_artefact_of_several_pictures(capsys, tmp_path):
     several, out = tmp_path / "several.ssi.safetensors", tmp_path / "out"
     scenes = draw_scenes(range(HELD_OUT, HELD_OUT + 3))
@@ -188,13 +126,6 @@ def test_an_artefact_of_several_pictures(capsys, tmp_path):
     code, _, said = ssi(capsys, "morph", several, several, "--out", out)
     assert code == 2
     assert "holds 3 pictures" in said
-
-
-def test_a_picture_beside_an_artefact_is_inverted_as_that_was(capsys, pictures, tmp_path):
-    assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, "--solver", "ab2-log", *FEW)[0] == 0
-    artefact = tmp_path / "scene 0.ssi.safetensors"
-    assert ssi(capsys, "morph", artefact, pictures[1], "--frames", 3, "--seed", 4, "--out", tmp_path)[0] == 0
-    assert (tmp_path / "scene 0-scene 1.webp").exists()
 
 
 def test_an_unknown_figure_format_is_told(capsys, pictures, tmp_path):

@@ -14,13 +14,14 @@ from ..errors import InputError
 from ..frames import EASINGS
 from ..gaussianity import gaussianity
 from ..image import ANIMATED, check_animation, contact_sheet, load_image, save_animation, save_image
+from ..injection import Injection
 from ..inversion import Inversion, invert
 from ..metrics import cosine
 from ..morph import EVEN_ENOUGH, PACES, check_path, morph
 from ..skip import Auto, choose_skip
 from .options import InversionOptions, ModelOptions, Out, grouped
 from .pictures import same_model
-from .terminal import made, progress_bar, spent, stem, task_bar, warn
+from .terminal import made, progress_bar, spent, stem, task_bar, tell_choice, warn
 
 ALIKE = 0.5
 COLUMNS = 12
@@ -67,28 +68,36 @@ def morph_command(
     out = made(out)
     denoise = model.load()
     sigmas, skip, solver = how.sigmas(denoise), how.begin, how.solver
-    for known in found:
+    injection: str | Injection = how.injection
+    unknown = [picture for picture in pictures if picture is not None]
+    for source, known in zip(keyframes, found, strict=True):
         if known is not None:
             same_model(known, denoise)
             sigmas, skip, solver = known.sigmas, known.skip, known.solver
-    unknown = [picture for picture in pictures if picture is not None]
+            try:
+                injection = known.injection if unknown else injection
+            except InputError as error:
+                raise InputError(f"artefact {source}: {error}") from None
+    nfe, choice = 0, None
     if isinstance(skip, Auto) and unknown:
         # Blends need one level: the one that the most demanding picture needs.
         seeds = [how.seed + i for i, picture in enumerate(pictures) if picture is not None]
         together = torch.cat(unknown).to(denoise.device)
-        choice = choose_skip(denoise, together, sigmas, skip, injection=how.injection, seed=seeds)
-        skip = choice.skip
-        spent(f"for all pictures together: {choice.reason}")
+        choice = choose_skip(denoise, together, sigmas, skip, injection=injection, seed=seeds)
+        skip, nfe = choice.skip, choice.nfe * len(unknown)
     ends: list[Inversion] = []
     for i, (source, known, picture) in enumerate(zip(keyframes, found, pictures, strict=True)):
         if known is None and picture is not None:
             with progress_bar(f"inverting {source.name}") as watch:
                 known = invert(
                     denoise, picture.to(denoise.device), sigmas, skip=skip, solver=solver,
-                    injection=how.injection, seed=how.seed + i, progress=watch,
+                    injection=injection, seed=how.seed + i, progress=watch,
                 )  # fmt: skip
+            nfe += known.nfe
         assert known is not None
         ends.append(known)
+    if choice is not None:
+        tell_choice(choice, ends[0], "all pictures together")
     likeness = max((float(cosine(a.noise.cpu(), b.noise.cpu())) for a, b in combinations(ends, 2)), default=0.0)
     if likeness > ALIKE:
         warn(f"two of the noises are alike (cosine {likeness:.2f}): other seeds would move it more")
@@ -100,10 +109,10 @@ def morph_command(
     shown = torch.cat([result.frames, result.frames[1:-1].flip(0)]) if back else result.frames
     save_animation(shown, path, fps=fps, scale=scale)
     save_image(contact_sheet(result.frames.split(COLUMNS), scale=scale), path.with_suffix(".png"))
-    verdicts = [gaussianity(end.noise.cpu()).verdict for end in ends]
+    verdicts = [gaussianity(end.noise.cpu(), picture).verdict for end, picture in zip(ends, pictures, strict=True)]
     spent(f"{sum(verdicts)} of {len(ends)} noises are Gaussian by every figure; their largest cosine {likeness:.3f}")
     spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one")
     if pace == "even" and easing == "linear" and result.evenness > EVEN_ENOUGH:
         warn("some steps stayed large; more frames help")
-    nfe = sum(end.nfe for end in ends) + result.nfe
-    spent(f"{nfe} evaluations, {len(result.frames)} frames; written to {path} and {path.with_suffix('.png').name}")
+    spent(f"{nfe + result.nfe} evaluations of one picture each, what files already held left out")
+    spent(f"{len(result.frames)} frames; written to {path} and {path.with_suffix('.png').name}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..errors import InputError
-from ..gaussianity import gaussianity
+from ..gaussianity import Gaussianity, gaussianity
 from ..image import load_image, save_image
 from ..inversion import Inversion, invert, reconstruct
 from ..metrics import mse, psnr, ssim
@@ -25,6 +25,7 @@ from ..solver import find_solver
 from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
     console,
+    evaluations,
     made,
     print_reports,
     progress_bar,
@@ -71,19 +72,17 @@ def invert_command(
         if known_name(denoise) != papers.model:
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
-    nfe, reports = 0, []
+    batches, reports = [], []
     for start, x0, inversion in inverted(denoise, pictures, sigmas, skip, solver, how, batch):
-        nfe = inversion.nfe
+        batches.append((len(x0), inversion.nfe))
         for i, name in enumerate(names[start : start + len(x0)]):
-            one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
-            if inversion.choice is not None:
-                write_choice(inversion, report, out / f"{name}.skip.png", name)
+            one, report = judged(inversion, x0, i, out, name)
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
             reports.append(report)
     print_reports(reports, names)
-    spent(f"{nfe} evaluations a batch of up to {batch}, {len(names)} picture(s); written to {out}/")
+    spent(f"{evaluations(batches)}, {len(names)} picture(s); written to {out}/")
 
 
 def inverted(
@@ -109,6 +108,18 @@ def inverted(
                 progress=watch,
             )  # fmt: skip
         yield start, x0, found
+
+
+def judged(found: Inversion, x0: Tensor, i: int, out: Path, name: str) -> tuple[Inversion, Gaussianity]:
+    """Picture i of a batch by itself, and its noise's figures.
+
+    Where its skip was chosen, that is told, and drawn as NAME.skip.png.
+    """
+    one = found.sample(i)
+    report = gaussianity(one.noise, x0[i : i + 1])
+    if one.choice is not None:
+        write_choice(one, report, out / f"{name}.skip.png", name)
+    return one, report
 
 
 @grouped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..image import save_picture
 from ..integration import Progress, unit_noise
 from ..inversion import Inversion
 from ..panel import noise_panel
-from ..skip import Auto, Trial, leftover, resolved
+from ..skip import Auto, Choice, Trial, leftover, resolved
 from ..skip_panel import skip_panel
 from ..solver import find_solver
 
@@ -77,13 +77,18 @@ def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: s
     margin = report.margin()
     happened = Trial(choice.skip, margin * math.nan, leftover(inversion.noise, injected), margin)
     save_picture(skip_panel(choice, title=title, happened=happened), path)
+    tell_choice(choice, inversion, title, f"; see {path.name}")
+    if choice.met and choice.goal == Auto() and float(margin) > 1:
+        warn(f"{title}: was foretold to pass as Gaussian, and did not; try --skip {1.5 * choice.skip:.2g}")
+
+
+def tell_choice(choice: Choice, inversion: Inversion, title: str, more: str = "") -> None:
+    """Why this skip, and what speaks against its forecast: a walk too coarse for it, or a goal out of reach."""
     spent(f"{title}: {choice.reason}")
     if not resolved(inversion.sigmas, inversion.solver, inversion.process):
         warn(f"{title}: the forecast is of a finer walk; take more steps, and a second-order solver")
-    if choice.met and choice.goal == Auto() and float(margin) > 1:
-        warn(f"{title}: was foretold to pass as Gaussian, and did not; try --skip {1.5 * choice.skip:.2g}")
     if not choice.met:
-        warn(f"{title}: no skip is foretold to reach {choice.goal}; see {path.name}")
+        warn(f"{title}: no skip is foretold to reach {choice.goal}{more}")
 
 
 def print_reports(reports: list[Gaussianity], names: list[str]) -> None:
@@ -115,6 +120,14 @@ def warn_of_residual(inversion: Inversion, name: str) -> None:
 
 def warn(message: str) -> None:
     errors.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+
+
+def evaluations(batches: Sequence[tuple[int, int]]) -> str:
+    """What batches took, given as (pictures in it, evaluations); they differ where each has a skip of its own."""
+    largest = max(pictures for pictures, _ in batches)
+    least, most = min(nfe for _, nfe in batches), max(nfe for _, nfe in batches)
+    each = f"{most}" if least == most else f"{least} to {most}"
+    return f"{each} evaluations {'a picture' if largest == 1 else f'a batch of up to {largest}'}"
 
 
 def spent(message: str, *, wrap: bool = True) -> None:
