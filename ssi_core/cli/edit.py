@@ -10,7 +10,7 @@ import typer
 
 from ..image import contact_sheet, load_image, save_image
 from ..inversion import reconstruct
-from .options import Device, Dtype, InversionOptions, Model, ModelOptions, Out, Set, grouped
+from .options import ClassesOptions, InversionOptions, Out, grouped
 from .pictures import inverted, judged
 from .terminal import evaluations, made, progress_bar, result_names, spent, warn
 
@@ -25,11 +25,8 @@ def edit_command(
     ] = 1.0,
     scale: Annotated[int, typer.Option(min=1, help="Whole-number magnification of the sheet.")] = 4,
     out: Out = Path("out"),
-    model: Model = "demo-classes",
-    device: Device = "auto",
-    set_: Set = None,
-    dtype: Dtype = "float32",
-    how: InversionOptions = InversionOptions(),  # noqa: B008  # frozen
+    classes: ClassesOptions = ClassesOptions(),  # noqa: B008  # frozen
+    how: InversionOptions = InversionOptions(),  # noqa: B008
     batch: Annotated[int, typer.Option(min=1, help="Pictures edited together.")] = 16,
 ) -> None:
     """Edit the class of pictures: invert them as what they are, sample the noise as something else.
@@ -38,7 +35,7 @@ def edit_command(
     where the skip is chosen (`--skip auto`) also NAME.skip.png, as `ssi invert` does.
     """
     how.check()
-    chosen = ModelOptions(model, device, set_, known, dtype).chosen()
+    chosen = classes.of_class(known)
     labels = [chosen.number(label) for label in wanted]
     pictures, names = [load_image(path, chosen.image_size) for path in images], result_names(images)
     network = chosen.read()
