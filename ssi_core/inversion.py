@@ -21,7 +21,7 @@ from .denoiser import Denoiser
 from .errors import InputError
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
-from .integration import Callback, integrate, seeds_for, unit_noise
+from .integration import Callback, Told, integrate, seeds_for, unit_noise
 from .process import Process, process_from
 from .schedule import Grid, given_sigmas, truncate
 from .skip import DEFAULT_SKIP, Auto, Choice, choose_skip
@@ -151,7 +151,7 @@ def invert(
         process: VE(), VP(), DiscreteVP() or Flow(); default: the denoiser's own `process`, else VE().
         grid: "keep" the schedule's levels above skip, or "spread" as many again over what is left (`truncate`).
         keep_states: also return every intermediate state.
-        progress: called after every step, those of choosing a skip among them; may cancel.
+        progress: called after every step, and after every evaluation that chooses a skip or puts noise in; may cancel.
 
     Returns:
         An `Inversion`.
@@ -185,7 +185,8 @@ def invert(
         raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
     injecting = 0
     if skip > 0:
-        guarded = Guarded(denoise, process, steps=1)
+        told = Told(denoise, progress, ahead=len(rising) - 1, during="noise was put in")
+        guarded = Guarded(told, process, steps=1)
         with torch.no_grad():
             start = put_in.inject(guarded, process, x0, unit_noise(x0, seeds), rising[0])
         injecting = guarded.nfe
