@@ -19,6 +19,7 @@ from ssi_core import (
     Flow,
     InputError,
     Inversion,
+    choose_skip,
     cosine,
     ddim_sigmas,
     demo_denoiser,
@@ -509,3 +510,23 @@ def test_an_inversion_says_how_noise_was_put_in_so_that_another_can_be_made_alik
     foreign = replace(inv, provenance={"injection": "sideways"})
     with pytest.raises(InputError, match="injection 'sideways': unknown"):
         assert foreign.injection
+
+
+@pytest.mark.parametrize(
+    "option, other",
+    [({"injection": "tangent"}, {"injection": "plain"}), ({"seed": [7, 5]}, {"seed": [0, 1]}),
+     ({"process": Flow()}, {"process": VE()})],
+    ids=lambda given: "-".join(given),
+)  # fmt: skip
+def test_a_skip_is_chosen_as_it_is_inverted(option, other):
+    """With the same injection, seeds and process; each of them changes what is foretold."""
+    is_flow = "process" in option
+    data, x0 = gaussian(is_flow, (1, 4, 8)), normal(2, 1, 4, 8, seed=21)
+    sigmas = flow_sigmas(12, sigma_min=0.01) if is_flow else karras_sigmas(12)
+    goal = Auto(leftover=0.2)
+    found = invert(data, x0, sigmas, skip=goal, **option)
+    wanted = choose_skip(data, x0, sigmas, goal, **option)
+    assert (found.skip, found.choice.reason) == (wanted.skip, wanted.reason)
+    assert found.choice.foretold.psnr.equal(wanted.foretold.psnr)
+    otherwise = choose_skip(data, x0, [s * 0.99 for s in sigmas.tolist()], goal, **other)
+    assert not torch.allclose(otherwise.foretold.psnr, wanted.foretold.psnr, rtol=1e-3)
