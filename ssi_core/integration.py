@@ -25,7 +25,7 @@ class Progress:
     """What a progress callback is told after every step."""
 
     step: int
-    """Steps done, 1..steps."""
+    """Steps done, 1..steps; evaluations where there are no steps (`Told`)."""
     steps: int
     sigma: float
     """The level reached."""

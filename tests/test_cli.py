@@ -20,7 +20,6 @@ from ssi_core import (
     invert,
     karras_sigmas,
     load_image,
-    save_image,
 )
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 
@@ -135,11 +134,8 @@ def test_an_unknown_figure_format_is_told(capsys, pictures, tmp_path):
     assert "unknown suffix '.xyz'" in said
 
 
-def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
-    stripes = torch.ones(1, 3, 32, 32)
-    stripes[..., ::2] = -1
-    save_image(stripes, tmp_path / "stripes.png")
-    code, said, noted = ssi(capsys, "invert", tmp_path / "stripes.png", "--out", tmp_path, *FEW)
+def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, stripes, tmp_path):
+    code, said, noted = ssi(capsys, "invert", stripes, "--out", tmp_path, *FEW)
     assert code == 0
     assert "not Gaussian" in said
     assert "outside what the model knows" in noted

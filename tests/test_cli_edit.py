@@ -7,7 +7,7 @@ from commands import FEW, ssi
 from PIL import Image
 
 import ssi_core.cli.pictures as loop
-from ssi_core import Inversion, demo_denoiser, invert, karras_sigmas, load_image, reconstruct, save_image
+from ssi_core import Inversion, demo_denoiser, invert, karras_sigmas, load_image, reconstruct
 from ssi_core.image import to_pixels
 
 
@@ -21,15 +21,6 @@ def edited(picture, seed=0, guidance=1.0, up="dpmpp-2m", down="dpmpp-2m"):
 def apart(path, wanted):
     """The largest difference of a written picture, in grey levels of 255."""
     return np.abs(to_pixels(load_image(path)).astype(int) - to_pixels(wanted)).max()
-
-
-@pytest.fixture
-def stripes(tmp_path):
-    """A picture that the model does not know."""
-    image = torch.ones(1, 3, 32, 32)
-    image[..., ::2] = -1
-    save_image(image, tmp_path / "stripes.png")
-    return tmp_path / "stripes.png"
 
 
 def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):

@@ -7,7 +7,7 @@ from commands import FEW, ssi
 from PIL import Image
 
 import ssi_core.cli.morph as command
-from ssi_core import Inversion, choose_skip, demo_denoiser, invert, karras_sigmas, load_image, reconstruct, save_image
+from ssi_core import Inversion, choose_skip, demo_denoiser, invert, karras_sigmas, load_image, reconstruct
 from ssi_core.image import to_pixels
 from ssi_core.injection import plain
 from ssi_core.skip import Auto
@@ -69,26 +69,20 @@ def test_a_morph_takes_one_chosen_skip(capsys, pictures, tmp_path, spied):
     assert f"{2 * wanted.nfe + 2 * (levels - 1 + 4) + 3 * levels} evaluations of one picture each" in out
 
 
-def test_a_goal_out_of_reach_is_told(capsys, tmp_path):
-    stripes = torch.ones(1, 3, 32, 32)
-    stripes[..., ::2] = -1
-    paths = [tmp_path / f"{i}.png" for i in range(2)]
-    for path, picture in zip(paths, (stripes, stripes.flip(3)), strict=True):
-        save_image(picture, path)
-    code, _, err = ssi(capsys, "morph", *paths, "--skip", "auto", "--out", tmp_path, "--device", "cpu", *ANGLE)
+def test_a_goal_out_of_reach_is_told(capsys, stripes, tmp_path):
+    code, _, err = ssi(
+        capsys, "morph", stripes, stripes, "--skip", "auto", "--out", tmp_path, "--device", "cpu", *ANGLE
+    )
     assert code == 0 and "all pictures together: no skip is foretold to reach the verdict" in err
 
 
-def test_noises_are_judged_beside_their_pictures(capsys, pictures, tmp_path, spied):
-    stripes = torch.ones(1, 3, 32, 32)
-    stripes[..., ::2] = -1
-    save_image(stripes, tmp_path / "stripes.png")
+def test_noises_are_judged_beside_their_pictures(capsys, pictures, stripes, tmp_path, spied):
     assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, *FEW)[0] == 0
-    ends = [tmp_path / "scene 0.ssi.safetensors", tmp_path / "stripes.png"]
+    ends = [tmp_path / "scene 0.ssi.safetensors", stripes]
     code, out, _ = ssi(capsys, "morph", *ends, "--out", tmp_path, *ANGLE, "--device", "cpu")
     assert code == 0 and "1 of 2 noises are Gaussian by every figure" in out
     judged = [given[1] for name, given, _ in spied if name == "gaussianity"]
-    assert judged[0] is None and torch.equal(judged[1], load_image(tmp_path / "stripes.png", 32))
+    assert judged[0] is None and torch.equal(judged[1], load_image(stripes, 32))
 
 
 def test_what_files_hold_is_not_counted_as_spent(capsys, pictures, tmp_path):
