@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.subjects import Subject, pictures, subjects
-from ssi_core import Auto, Inversion, choose_skip, gaussianity, invert, psnr, reconstruct, unit_noise
+from ssi_core import Goal, Inversion, choose_skip, gaussianity, invert, psnr, reconstruct, unit_noise
 from ssi_core.skip import LOWEST
 
 LEVELS = [0.004 * 1.25**k for k in range(24)]
@@ -45,7 +45,7 @@ def measured(subject: Subject, kind: str, x0: Tensor, steps: int) -> list[dict[s
     rows = []
     for i in range(len(x0)):
         one = x0[i : i + 1]
-        choice = choose_skip(subject.denoise, one, sigmas, Auto(), seed=[i], process=subject.process)
+        choice = choose_skip(subject.denoise, one, sigmas, Goal(), seed=[i], process=subject.process)
         got = tried(subject, one, sigmas, choice.skip, [i])
         passing = [s["verdict"][i] for s in sweep]
         first = next((k for k in range(len(level)) if all(passing[k : k + 3])), None)

@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
+from ...ssi_core.goal import Goal
 from ...ssi_core.integration import Progress, integrate
 from ...ssi_core.inversion import Inversion, invert
 from ...ssi_core.singularity import SingularityCurve, singularity_curve
-from ...ssi_core.skip import EVALUATIONS, Auto, Choice, choose_skip
+from ...ssi_core.skip import EVALUATIONS, Choice, choose_skip
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .latents import injected_noise, latent_samples, seeds_of
 from .levels import HostProcess, top_of
@@ -201,7 +202,7 @@ class SkipSampler(EngineSampler):
     Under a mask it foretells the masked inversion: what lies outside comes back as it was, and counts as such.
     """
 
-    def __init__(self, goal: Auto, injection: str, seeds: Sequence[int]) -> None:
+    def __init__(self, goal: Goal, injection: str, seeds: Sequence[int]) -> None:
         self.choose = partial(choose_skip, goal=goal, injection=injection, seed=seeds)
         self.choice: Choice | None = None
 
@@ -268,7 +269,7 @@ def run_curve(guider: Any, latent: dict[str, Any], sigmas: Tensor, seed: int) ->
     return sampler.curve
 
 
-def run_choice(guider: Any, latent: dict[str, Any], goal: Auto, injection: str, seed: int) -> Choice:
+def run_choice(guider: Any, latent: dict[str, Any], goal: Goal, injection: str, seed: int) -> Choice:
     """The skip that a LATENT needs for a goal, through a guider, and what is foretold of it.
 
     Args:

@@ -13,11 +13,12 @@ from ..blend import BLENDS
 from ..errors import InputError
 from ..frames import EASINGS
 from ..gaussianity import gaussianity
+from ..goal import Goal
 from ..image import ANIMATED, check_animation, contact_sheet, load_image, save_animation, save_image
 from ..inversion import Inversion, invert
 from ..metrics import cosine
 from ..morph import EVEN_ENOUGH, PACES, check_path, morph
-from ..skip import Auto, choose_skip
+from ..skip import choose_skip
 from .options import InversionOptions, ModelOptions, Out, grouped
 from .pictures import same_model
 from .terminal import made, progress_bar, spent, stem, task_bar, warn
@@ -72,7 +73,7 @@ def morph_command(
             same_model(known, denoise)
             sigmas, skip, solver = known.sigmas, known.skip, known.solver
     unknown = [picture for picture in pictures if picture is not None]
-    if isinstance(skip, Auto) and unknown:
+    if isinstance(skip, Goal) and unknown:
         # Blends need one level: the one that the most demanding picture needs.
         seeds = [how.seed + i for i, picture in enumerate(pictures) if picture is not None]
         together = torch.cat(unknown).to(denoise.device)

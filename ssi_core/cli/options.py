@@ -17,6 +17,7 @@ from torch import Tensor
 from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
 from ..denoiser import Guided
 from ..errors import InputError
+from ..goal import Goal
 from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
 from ..inversion import DEFAULT_SOLVER
 from ..models import load_checkpoint
@@ -25,7 +26,7 @@ from ..models.load import usable
 from ..models.pixel import Conditioned, PixelModel
 from ..models.presets import PRESETS, Preset
 from ..schedule import exponential_sigmas, flow_sigmas, karras_sigmas
-from ..skip import DEFAULT_SKIP, Auto
+from ..skip import DEFAULT_SKIP
 from ..solver import SOLVERS, find_solver
 
 DTYPES = {
@@ -165,7 +166,7 @@ class InversionOptions:
     injection: Inject = DEFAULT_INJECTION
 
     @property
-    def begin(self) -> float | Auto:
+    def begin(self) -> float | Goal:
         """`skip`, read.
 
         Raises:
@@ -174,7 +175,7 @@ class InversionOptions:
         try:
             number = float(self.skip)
         except ValueError:
-            return Auto.parse(self.skip)
+            return Goal.parse(self.skip)
         if not number >= 0:
             raise InputError(f"skip {self.skip}: must be 0 or a positive sigma")
         return number

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..gaussianity import gaussianity
+from ..goal import Goal
 from ..image import load_image, save_image
 from ..inversion import Inversion, invert, reconstruct
 from ..metrics import mse, psnr, ssim
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS
 from ..process import VE
-from ..skip import Auto
 from ..solver import find_solver
 from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
@@ -77,7 +77,11 @@ def invert_command(
         for i, name in enumerate(names[start : start + len(x0)]):
             one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
             if inversion.choice is not None:
-                write_choice(inversion, report, out / f"{name}.skip.png", name)
+                with progress_bar(f"back to {name}, to see what was foretold") as watch:
+                    back = reconstruct(
+                        denoise, one.noise, one.sigmas, solver=one.solver, process=one.process, progress=watch
+                    )
+                write_choice(one, report, out / f"{name}.skip.png", name, float(psnr(back, x0[i : i + 1])))
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
@@ -90,7 +94,7 @@ def inverted(
     denoise: Loaded,
     pictures: Sequence[Tensor],
     sigmas: Tensor,
-    skip: float | Auto,
+    skip: float | Goal,
     solver: str,
     how: InversionOptions,
     batch: int,
@@ -100,7 +104,7 @@ def inverted(
     Yields:
         (number of the first, pictures [B, C, H, W], their inversion); picture i has the seed `how.seed + i`.
     """
-    batch = 1 if isinstance(skip, Auto) else batch
+    batch = 1 if isinstance(skip, Goal) else batch
     for start in range(0, len(pictures), batch):
         x0 = torch.cat(list(pictures[start : start + batch])).to(denoise.device)
         with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
