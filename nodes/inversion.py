@@ -169,6 +169,7 @@ class SSIInverseSampler(SolverChecked):
             seed=seed,
             latent_in=model.get_model_object("latent_format").process_in,
             indices=indices_of(latent),
+            source=latent_samples(model, latent).cpu(),
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
         report = tell(
