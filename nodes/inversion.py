@@ -117,8 +117,8 @@ class SSIInverseSampler(SolverChecked):
                 injection_input(),
             ],
             outputs=[
-                io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced and SLERP Noise "
-                "Blend."),
+                io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced, SLERP Noise "
+                "Blend and SSI Morph."),
                 io.Latent.Output(
                     "end_state", display_name="latent",
                     tooltip="The end state as a LATENT. For flow models (SD3, FLUX) only NOISE can be sampled from: "
