@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .blend import BLENDS, blend
 from .denoiser import Denoiser
-from .errors import Cancelled, InputError
+from .errors import Cancelled, DenoiserError, InputError
 from .frames import EASINGS
 from .integration import Progress
 from .inversion import Inversion, reconstruct
@@ -139,6 +139,7 @@ def morph_by(
 
     Raises:
         InputError: as `morph`.
+        DenoiserError: frames that hold NaN or Inf.
         Cancelled: `notice` returned False.
     """
     check_path(len(noises), frames, easing=easing, pace=pace, method=method, batch=batch)
@@ -238,7 +239,11 @@ class _Album:
                 raise Cancelled(f"cancelled after {done} of {of} frames ({what})")
 
         noise = torch.cat([self._noise(p) for p in positions])
-        return self.sample(noise, torch.tensor(positions), watch).float().cpu()
+        found = self.sample(noise, torch.tensor(positions), watch).float().cpu()
+        bad = [f"{p:.3g}" for p, frame in zip(positions, found, strict=True) if not bool(frame.isfinite().all())]
+        if bad:
+            raise DenoiserError(f"frames: the model gave NaN or Inf at position(s) {', '.join(bad)} (0 is keyframe 0)")
+        return found
 
     def at(self, positions: Sequence[float]) -> Tensor:
         return torch.stack([self.frames[self._wrapped(p)] for p in positions])

@@ -8,7 +8,7 @@ from exact import Counted, Gaussian, normal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssi_core import Cancelled, InputError, blend, invert, karras_sigmas, reconstruct
+from ssi_core import Cancelled, DenoiserError, InputError, blend, invert, karras_sigmas, reconstruct
 from ssi_core.frames import EASINGS
 from ssi_core.morph import ROUNDS, morph, morph_by, placed
 
@@ -162,6 +162,18 @@ def test_cancelling_and_what_is_said():
     with pytest.raises(Cancelled, match=r"of 7 frames"):
         morph(gaussian(), keyframes, 9, notice=notice)
     assert heard[0][0] == "sampling keyframes" and heard[-1][0] == "sampling frames to be measured"
+
+
+def test_frames_that_are_none():
+    noises = [normal(1, *SHAPE, seed=s) for s in (0, 1)]
+
+    def sample(noise, positions, watch):
+        return torch.where(
+            (positions > 0.4).reshape(-1, 1, 1, 1) & (positions < 1).reshape(-1, 1, 1, 1), math.nan, noise
+        )
+
+    with pytest.raises(DenoiserError, match=r"NaN or Inf at position\(s\) 0.5, 0.75 "):
+        morph_by(sample, noises, 5)
 
 
 def test_bad_input():
