@@ -124,16 +124,16 @@ class SSIMorph(io.ComfyNode):
             sample, [key.unit for key in keys], frames, originals=pictures, easing=easing, loop=loop, pace=pace,
             method=method, batch=batch_size, notice=sample.notice,
         )  # fmt: skip
-        asked = _asked(keys, loop)
+        doubts = _doubts(keys, loop)
         if carry:
-            asked += [
+            doubts += [
                 f"keyframe {i}: its noise does not know its picture, so that it is a reconstruction; connect originals"
                 for i, picture in enumerate(pictures, 1)
                 if picture is None
             ]
         if pace == "even" and easing == "linear" and found.evenness > EVEN_ENOUGH:
-            asked.append("some steps stayed large; more frames help")
-        report = tell(_report(found, len(levels) - 1, pace, method, is_pixels(model)), asked)
+            doubts.append("some steps stayed large; more frames help")
+        report = tell(_report(found, len(levels) - 1, pace, method, is_pixels(model)), doubts)
         return io.NodeOutput({"samples": found.frames}, report, found.evenness)
 
 
@@ -184,7 +184,7 @@ def _pictures(keys: list[InvertedNoise], originals: dict[str, Any] | None, model
     return list(given.split(1))
 
 
-def _asked(keys: list[InvertedNoise], loop: bool) -> list[str]:
+def _doubts(keys: list[InvertedNoise], loop: bool) -> list[str]:
     """What looks wrong with the noises."""
     path = [*enumerate(keys, 1), *([(1, keys[0])] if loop else [])]
     pairs = [(i, j, likeness(a.unit, b.unit)) for (i, a), (j, b) in pairwise(path)]

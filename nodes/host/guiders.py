@@ -47,7 +47,7 @@ def with_prompts_at(guider: Any, positions: Sequence[float], segments: int, loop
     """The guider with a prompt for each of some frames of a morph.
 
     A conditioning that holds a batch of M prompts (SSI Conditioning Blend) holds those of M places, evenly spread over
-    the path, however the frames are; a frame between two places gets a blend of their prompts. One that holds a single
+    the path, wherever the frames lie; a frame between two places gets a blend of their prompts. One that holds a single
     prompt stays as it is.
 
     Args:
@@ -88,7 +88,7 @@ def _prompt_at(facts: dict[str, Any], shares: Sequence[float], loop: bool) -> di
     rows = weights_at([share * (count if loop else count - 1) for share in shares], count, loop=loop)
 
     def along(value: Any) -> Any:
-        if not isinstance(value, Tensor) or len(value) != count:
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
             return value
         if value.is_floating_point():
             return mix(list(value.split(1)), rows)

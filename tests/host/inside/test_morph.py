@@ -9,6 +9,7 @@ import torch
 from conftest import run
 from models import conditioning
 from test_inversion import back, invert, model_of, picture
+from tiny import sample, tiny_latent, tiny_model, tiny_prompt
 
 import nodes
 
@@ -135,6 +136,26 @@ def test_prompts_of_the_keyframes_alone_are_blended_between_them(three):
     options = {"pace": "even", "frames": 7}
     found = [morph(noises, sigmas, guided(model, prompts, cfg=2.0), **options)[0] for prompts in (two, many)]
     torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "flux"])
+def test_prompts_travel_through_the_host_s_own_networks(kind):
+    """With cfg, pooled prompts and guidance; sampled in pieces of the path, as against all frames in one."""
+    model, ends = tiny_model(kind), [tiny_prompt(kind, seed) for seed in (1, 2)]
+    inverted = [
+        run("SSIInverseSampler", model=model, latent=tiny_latent(kind, seed=seed), positive=prompt, steps=6, seed=seed)
+        for seed, prompt in enumerate(ends)
+    ]
+    noises, sigmas = [one[0] for one in inverted], inverted[0][2]
+    (prompts,) = run("SSIConditioningBlend", conditioning_1=ends[0], conditioning_2=ends[1], frames=5)
+    negative, euler = tiny_prompt(kind, 3), comfy.samplers.sampler_object("euler")
+    guider = guided(model, prompts, negative, cfg=2.0)
+    frames, _, _ = morph(noises, sigmas, guider, euler, frames=5, pace="angle", carry=False, batch_size=2)
+    blended, empty, _ = run("SSINoiseBlend", noises={"noise0": noises[0], "noise1": noises[1]}, frames=5)
+    wanted = sample(model, blended, sigmas, empty, prompts, negative, cfg=2.0)
+    torch.testing.assert_close(frames, wanted, atol=1e-3, rtol=1e-3)
+    other = sample(model, blended, sigmas, empty, ends[0], negative, cfg=2.0)
+    assert (other[-1] - wanted[-1]).abs().max() > 0.05, "prompts that change nothing would show nothing"
 
 
 def test_pooled_prompts_and_token_masks_go_along(pack):
