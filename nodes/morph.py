@@ -52,8 +52,8 @@ class SSIMorph(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "pace", options=list(PACES), default="even",
-                    tooltip="even: equal steps between pictures, which takes two to four times the evaluations. "
-                    "angle: equal steps between noises, as in SLERP Noise Blend.",
+                    tooltip="even: equal steps between pictures, which takes mostly two or three times the evaluations "
+                    "(at most nine). angle: equal steps between noises, as in SLERP Noise Blend.",
                 ),
                 io.Combo.Input(
                     "easing", options=list(EASINGS), default="linear", advanced=True,

@@ -85,8 +85,8 @@ def morph(
             keyframe, so that keyframes are the pictures themselves.
         easing: of each segment, one of `frames.EASINGS`: in distance travelled ("even") or in angle ("angle").
         loop: lead from the last keyframe back to the first.
-        pace: "even" places frames by the distance the pictures travel, which takes two to four times the evaluations;
-            "angle" by the angle between noises.
+        pace: "even" places frames by the distance the pictures travel, which takes mostly two or three times the
+            evaluations (at most nine); "angle" by the angle between noises.
         method: of `blend.BLENDS`.
         batch: frames sampled together.
         conditioned: positions [B] -> the denoiser of these frames, for prompts or classes that change along the path;
