@@ -86,15 +86,9 @@ class SSIAutoSkip(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(
-        cls, psnr: float | None = None, leftover: float | None = None, injection: str | None = None
-    ) -> bool | str:
-        answers = (
-            refusal(partial(Goal, "psnr"), psnr),
-            refusal(partial(Goal, "leftover"), leftover),
-            refusal(find_injection, injection),
-        )
-        return next((said for said in answers if said is not True), True)
+    def validate_inputs(cls, injection: str | None = None) -> bool | str:
+        # What is named here core does not check, and one answer marks every input that is named.
+        return refusal(find_injection, injection)
 
     @classmethod
     def execute(

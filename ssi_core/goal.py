@@ -79,7 +79,7 @@ PSNR = register(
 LEFTOVER = register(
     Kind(
         "leftover", "leftover", "the smallest skip that leaves no larger share of the noise that was not injected",
-        "{:.0%} leftover", Search(walks=(3, 5), first=0.8, last=0.6), bounds=(0.0, 1.0),
+        "{:.0%} leftover", Search(walks=(3, 5), first=0.6, last=0.6), bounds=(0.0, 1.0),
     )
 )  # fmt: skip
 

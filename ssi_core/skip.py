@@ -51,13 +51,13 @@ FIRST = 0.02
 """(VE) sigma of the first trial."""
 LOWEST, HIGHEST = 0.002, 1.0
 """(VE) sigmas between which a skip is chosen."""
-REACH = 3.0
+REACH = 7.0
 """Factor over the last walk that an answer may lie at."""
 STRIDE = 3.5
 """Factor from a skip to the schedule's next level at most; a longer first step shrinks the noise by itself."""
 RESOLVED, FLAT = 1.8, 80.0
 """Levels for each factor e of (VE) sigma, up to `FLAT`, under which a forecast is not to be trusted: 13 from 0.07."""
-NEAR = 2.7
+NEAR = 3.0
 """Factor from level to level, up to where walks end, over which it is not either."""
 ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
@@ -140,7 +140,7 @@ class Choice:
                 told += f" (the model does not know such pictures), so it stays at {self.skip:.3g}"
         if not self.resolved:
             told += "; the steps lie too far apart for a forecast: more of them, and a second-order solver, hold better"
-        return told
+        return f"{told} ({self.nfe} evaluations)"
 
 
 def choose_skip(
@@ -198,9 +198,10 @@ def choose_skip(
         v = min(max(v, low), high)
         if not search.walks and abs(math.log(v / look.ve(trials[-1].sigma))) < 0.01:
             break
-    above = [level for level in (look.ve(float(sigma)) for sigma in grid[1:-1]) if level > v]
-    v = max(v, min(above, default=0.0) / STRIDE)
-    if not search.walks:
+    if search.walks:
+        above = [level for level in (look.ve(float(sigma)) for sigma in grid[1:-1]) if level > v]
+        v = max(v, min(above, default=0.0) / STRIDE)
+    else:
         trials.append(look.walk(v, EVALUATIONS - LOOKS))
     ordered = tuple(sorted(trials, key=lambda t: t.sigma))
     skip = look.sigma(v)
