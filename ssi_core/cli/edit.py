@@ -9,7 +9,7 @@ import torch
 import typer
 
 from ..gaussianity import gaussianity
-from ..image import contact_sheet, load_image, save_image
+from ..image import check_pixels, contact_sheet, load_image, save_image, sheet_size
 from ..inversion import reconstruct
 from .options import Device, Dtype, InversionOptions, Model, ModelOptions, Out, Set, grouped
 from .pictures import inverted
@@ -40,6 +40,8 @@ def edit_command(
     how.check()
     chosen = ModelOptions(model, device, set_, known, dtype).chosen()
     labels = [chosen.number(label) for label in wanted]
+    size = sheet_size([(1 + len(labels), chosen.image_size, chosen.image_size)], scale=scale)
+    check_pixels("sheet of edits", *size)
     pictures, names = [load_image(path, chosen.image_size) for path in images], result_names(images)
     network = chosen.read()
     own, others = network.conditioned(chosen.label), [network.conditioned(label, guidance) for label in labels]

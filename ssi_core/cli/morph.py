@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,16 @@ from ..errors import InputError
 from ..frames import EASINGS
 from ..gaussianity import gaussianity
 from ..goal import Goal
-from ..image import ANIMATED, check_animation, contact_sheet, load_image, save_animation, save_image
+from ..image import (
+    ANIMATED,
+    check_animation,
+    check_pixels,
+    contact_sheet,
+    load_image,
+    save_animation,
+    save_image,
+    sheet_size,
+)
 from ..inversion import Inversion, invert
 from ..metrics import cosine
 from ..morph import EVEN_ENOUGH, PACES, check_path, morph
@@ -65,6 +75,10 @@ def morph_command(
         if known is not None and len(known.noise) != 1:
             raise InputError(f"artefact {source}: holds {len(known.noise)} pictures; a morph takes one a keyframe")
     pictures = [None if known else load_image(p, model.image_size) for p, known in zip(keyframes, found, strict=True)]
+    height, width = (model.image_size, model.image_size) if found[0] is None else found[0].noise.shape[-2:]
+    check_pixels(f"animation {path}", width * scale, height * scale, 2 * frames - 2 if back else frames)
+    rows = [(min(frames, COLUMNS), width, height)] * math.ceil(frames / COLUMNS)
+    check_pixels(f"picture {path.with_suffix('.png')}", *sheet_size(rows, scale=scale))
     out = made(out)
     denoise = model.load()
     sigmas, skip, solver = how.sigmas(denoise), how.begin, how.solver

@@ -137,7 +137,7 @@ class Chosen:
         label: str | None,
         read: Callable[[], DemoDenoiser | PixelModel],
     ) -> None:
-        self.image_size, self.classes, self.read = image_size, classes, read
+        self.image_size, self.classes, self._read = image_size, classes, read
         self.label = None if label is None else self.number(label)
 
     def number(self, label: str) -> int:
@@ -148,6 +148,10 @@ class Chosen:
             return int(label)
         named = f": {', '.join(self.classes)}" if self.classes and not self.classes[0].isdigit() else ""
         raise InputError(f"label {label}: the model has {len(self.classes) or 'no'} classes (counted from 0){named}")
+
+    def read(self) -> DemoDenoiser | PixelModel:
+        """The model itself, without a class."""
+        return self._read()
 
     def load(self) -> Loaded:
         """The model as a denoiser of its class."""
