@@ -193,9 +193,17 @@ class InversionOptions:
         find_solver(self.solver)
 
     def sigmas(self, denoise: Loaded) -> Tensor:
-        """The schedule, over the model's range."""
-        own = "flow" if getattr(denoise, "is_flow", False) else "karras"
-        schedule = SCHEDULES[own if self.schedule == AUTO else self.schedule]
+        """The schedule, over the model's range.
+
+        Raises:
+            InputError: a flow's schedule for another model, or the other way round.
+        """
+        is_flow = bool(getattr(denoise, "is_flow", False))
+        name = self.schedule if self.schedule != AUTO else "flow" if is_flow else "karras"
+        if is_flow != (name == "flow"):
+            why = "is not for flow models, and this is one" if is_flow else "is for flow models, and this is none"
+            raise InputError(f"schedule {name!r}: {why}; use --schedule {AUTO}")
+        schedule = SCHEDULES[name]
         return schedule(self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 

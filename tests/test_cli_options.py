@@ -1,0 +1,25 @@
+"""Options that do not go together are refused before anything is evaluated, with what to give instead."""
+
+import pytest
+from commands import ssi
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_evaluated(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("ssi_core.guard.Guarded.__call__", never)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--schedule", "flow"], "schedule 'flow': is for flow models, and this is none; use --schedule auto"),
+        (["--schedule", "karras", "--model", "demo-flow"], "is not for flow models, and this is one; use"),
+        (["--schedule", "exponential", "--model", "demo-flow"], "'exponential': is not for flow models"),
+    ],
+)
+def test_a_schedule_of_another_kind_of_model(capsys, pictures, tmp_path, arguments, said):
+    code, _, err = ssi(capsys, "invert", pictures[0], *arguments, "--out", tmp_path / "out")
+    assert code == 2 and said in err
