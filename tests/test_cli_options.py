@@ -23,3 +23,16 @@ def nothing_is_evaluated(monkeypatch):
 def test_a_schedule_of_another_kind_of_model(capsys, pictures, tmp_path, arguments, said):
     code, _, err = ssi(capsys, "invert", pictures[0], *arguments, "--out", tmp_path / "out")
     assert code == 2 and said in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--label", "winter"], "label winter: the model has no classes; leave it out, or use --model demo-classes, which"),
+        (["--label", "3"], "label 3: the model has no classes; leave it out, or use one that has"),
+        (["--label", "4", "--model", "demo-classes"], "has 4 classes (counted from 0): summer, autumn, winter, night"),
+    ],
+)
+def test_a_class_that_the_model_does_not_have(capsys, pictures, tmp_path, arguments, said):
+    code, _, err = ssi(capsys, "invert", pictures[0], *arguments, "--out", tmp_path / "out")
+    assert code == 2 and said in err and ("no classes" not in err or "counted" not in err)

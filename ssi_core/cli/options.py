@@ -15,6 +15,7 @@ import typer
 from torch import Tensor
 
 from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
+from ..demo.scenes import CLASSES
 from ..denoiser import Guided
 from ..errors import InputError
 from ..goal import Goal
@@ -146,8 +147,11 @@ class Chosen:
             return self.classes.index(label)
         if label.isascii() and label.isdigit() and int(label) < len(self.classes):
             return int(label)
-        named = f": {', '.join(self.classes)}" if self.classes and not self.classes[0].isdigit() else ""
-        raise InputError(f"label {label}: the model has {len(self.classes) or 'no'} classes (counted from 0){named}")
+        if not self.classes:
+            other = f"--model demo-classes, which knows {label!r}" if label in CLASSES else "one that has"
+            raise InputError(f"label {label}: the model has no classes; leave it out, or use {other}")
+        named = "" if self.classes[0].isdigit() else f": {', '.join(self.classes)}"
+        raise InputError(f"label {label}: the model has {len(self.classes)} classes (counted from 0){named}")
 
     def read(self) -> DemoDenoiser | PixelModel:
         """The model itself, without a class."""

@@ -82,7 +82,9 @@ class DemoDenoiser:
         given = torch.as_tensor(labels).reshape(-1)
         wrong = [label for label in given.tolist() if label not in range(len(self.classes))]
         if wrong:
-            raise InputError(f"label {wrong[0]}: the model has {len(self.classes) or 'no'} classes (counted from 0)")
+            if not self.classes:
+                raise InputError(f"label {wrong[0]}: the model has no classes; leave it out")
+            raise InputError(f"label {wrong[0]}: the model has {len(self.classes)} classes (counted from 0)")
         weights = F.one_hot(given.long(), len(self.classes)).to(self.device, self.dtype)
         return Guided(self, weights, torch.zeros_like(weights), guidance)
 
