@@ -28,7 +28,7 @@ def test_a_schedule_of_another_kind_of_model(capsys, pictures, tmp_path, argumen
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--label", "winter"], "label winter: the model has no classes; leave it out, or use --model demo-classes, which"),
+        (["--label", "winter"], "label winter: the model has no classes; leave it out, or use --model demo-classes"),
         (["--label", "3"], "label 3: the model has no classes; leave it out, or use one that has"),
         (["--label", "4", "--model", "demo-classes"], "has 4 classes (counted from 0): summer, autumn, winter, night"),
     ],
@@ -36,3 +36,10 @@ def test_a_schedule_of_another_kind_of_model(capsys, pictures, tmp_path, argumen
 def test_a_class_that_the_model_does_not_have(capsys, pictures, tmp_path, arguments, said):
     code, _, err = ssi(capsys, "invert", pictures[0], *arguments, "--out", tmp_path / "out")
     assert code == 2 and said in err and ("no classes" not in err or "counted" not in err)
+
+
+@pytest.mark.parametrize("arguments", [["--skip", "0"], ["--preset", "bedroom-edm-base"]])
+def test_an_injection_with_nothing_to_do(capsys, pictures, tmp_path, arguments):
+    given = [*arguments, "--injection", "tangent", "--out", tmp_path / "out"]
+    code, _, err = ssi(capsys, "invert", pictures[0], *given)
+    assert code == 2 and "injection 'tangent': skip 0 adds no noise, so it would do nothing; give a skip" in err

@@ -190,11 +190,15 @@ class InversionOptions:
 
     def check(self) -> None:
         """Raise InputError for a schedule, skip, injection or solver that cannot be; needs no model."""
-        assert self.begin is not None
-        find_injection(self.injection)
+        self.check_injection(self.begin)
         if self.schedule not in (AUTO, *SCHEDULES):
             raise InputError(f"schedule {self.schedule!r}: unknown; known are {AUTO}, {', '.join(SCHEDULES)}")
         find_solver(self.solver)
+
+    def check_injection(self, skip: float | Goal) -> None:
+        """Raise InputError for an injection that is unknown, or that has nothing to do at this skip."""
+        if find_injection(self.injection).name != DEFAULT_INJECTION and skip == 0:
+            raise InputError(f"injection {self.injection!r}: skip 0 adds no noise, so it would do nothing; give a skip")
 
     def sigmas(self, denoise: Loaded) -> Tensor:
         """The schedule, over the model's range.

@@ -68,6 +68,7 @@ def invert_command(
     else:
         process = getattr(denoise, "process", VE())
         sigmas, skip, solver = papers.sigmas(process), papers.skip(process), papers.solver
+        how.check_injection(skip)
         if known_name(denoise) != papers.model:
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
