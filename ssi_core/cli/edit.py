@@ -11,7 +11,7 @@ import typer
 from ..gaussianity import gaussianity
 from ..image import check_pixels, contact_sheet, load_image, save_image, sheet_size
 from ..inversion import reconstruct
-from .options import Device, Dtype, InversionOptions, Model, ModelOptions, Out, Set, grouped
+from .options import ClassesOptions, InversionOptions, Out, grouped
 from .pictures import inverted
 from .terminal import made, progress_bar, result_names, spent, warn
 
@@ -26,11 +26,8 @@ def edit_command(
     ] = 1.0,
     scale: Annotated[int, typer.Option(min=1, help="Whole-number magnification of the sheet.")] = 4,
     out: Out = Path("out"),
-    model: Model = "demo-classes",
-    device: Device = "auto",
-    set_: Set = None,
-    dtype: Dtype = "float32",
-    how: InversionOptions = InversionOptions(),  # noqa: B008  # frozen
+    classes: ClassesOptions = ClassesOptions(),  # noqa: B008  # frozen
+    how: InversionOptions = InversionOptions(),  # noqa: B008
     batch: Annotated[int, typer.Option(min=1, help="Pictures edited together.")] = 16,
 ) -> None:
     """Edit the class of pictures: invert them as what they are, sample the noise as something else.
@@ -38,7 +35,7 @@ def edit_command(
     For each picture writes NAME.CLASS.png for every class asked for, and NAME.edits.png, which shows all beside it.
     """
     how.check()
-    chosen = ModelOptions(model, device, set_, known, dtype).chosen()
+    chosen = classes.of_class(known)
     labels = [chosen.number(label) for label in wanted]
     size = sheet_size([(1 + len(labels), chosen.image_size, chosen.image_size)], scale=scale)
     check_pixels("sheet of edits", *size)

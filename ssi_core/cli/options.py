@@ -76,21 +76,16 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which model, and where it runs."""
+class NetworkOptions:
+    """Which network, and where it runs."""
 
     model: Model = "demo"
     device: Device = "auto"
     set_: Set = None
-    label: Label = None
     dtype: Dtype = "float32"
 
-    def denoiser(self) -> Loaded:
-        """The model that they name; raises as `chosen`."""
-        return self.chosen().load()
-
-    def chosen(self) -> Chosen:
-        """What they name, before its weights are read.
+    def of_class(self, label: str | None) -> Chosen:
+        """What they name, before its weights are read, as the denoiser of a class.
 
         Raises:
             InputError: there is none, it cannot be used, or it leaves questions open.
@@ -100,7 +95,7 @@ class ModelOptions:
             if self.set_ or dtype != torch.float32:
                 raise InputError(f"model {self.model!r}: needs no --set and computes in float32; leave them out")
             denoise = demo_denoiser(device, name=self.model)
-            return Chosen(denoise.image_size, denoise.classes, self.label, lambda: denoise)
+            return Chosen(denoise.image_size, denoise.classes, label, lambda: denoise)
         if not Path(self.model).exists():
             shipped = ", ".join(map(repr, DEMO_MODELS))
             raise InputError(f"model {self.model!r}: unknown; neither shipped with this package ({shipped}) nor a file")
@@ -110,12 +105,34 @@ class ModelOptions:
             raise found.undecided
         if found.image_size is None:
             raise InputError(f"model {self.model}: does not tell its image size; say it with --set image_size=256")
-        if found.num_classes and self.label is None and not found.null_label:
+        if found.num_classes and label is None and not found.null_label:
             raise InputError(f"model {self.model}: has {found.num_classes} classes; choose one with --label")
         classes = tuple(map(str, range(found.num_classes)))
-        return Chosen(found.image_size, classes, self.label, lambda: load_checkpoint(
+        return Chosen(found.image_size, classes, label, lambda: load_checkpoint(
             self.model, device=device, dtype=dtype, name=known_as, **arguments
         ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelOptions(NetworkOptions):
+    """A network, and the class that it is asked for."""
+
+    label: Label = None
+
+    def chosen(self) -> Chosen:
+        """What they name, before its weights are read; raises as `of_class`."""
+        return self.of_class(self.label)
+
+    def denoiser(self) -> Loaded:
+        """The model that they name; raises as `of_class`."""
+        return self.chosen().load()
+
+
+@dataclass(frozen=True)
+class ClassesOptions(NetworkOptions):
+    """A network that is asked for several classes."""
+
+    model: Model = "demo-classes"
 
 
 class Chosen:

@@ -63,6 +63,11 @@ class DemoDenoiser:
         self._denoise = kind.denoiser(self.network)
         self.is_flow = self._denoise.is_flow
 
+    @property
+    def mixes_classes(self) -> bool:
+        """Whether it can be asked for a mixture of classes: `conditioned` with weights of several."""
+        return bool(self.classes)
+
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, *weights: Tensor) -> Tensor:
         return self._denoise(x.to(self.dtype), sigma.to(self.dtype), *weights)
@@ -71,15 +76,22 @@ class DemoDenoiser:
         """A denoiser of one class, or of one per image.
 
         Args:
-            labels: places in `classes`, one for all or [B]. None: no class, which is the model itself.
+            labels: places in `classes`, one for all or [B], or weights of the classes [B, classes]. None: no class,
+                which is the model itself.
             guidance: scale of classifier-free guidance against no class; 1 is none. Any other asks the network twice.
 
         Raises:
-            InputError: the model has no such class.
+            InputError: the model has no such class, or weights are not finite.
         """
         if labels is None:
             return self
-        given = torch.as_tensor(labels).reshape(-1)
+        given = torch.as_tensor(labels)
+        if given.ndim == 2 and given.shape[1] == len(self.classes) > 1:
+            if not bool(given.isfinite().all()):
+                raise InputError("labels: hold NaN or Inf")
+            weights = given.to(self.device, self.dtype)
+            return Guided(self, weights, torch.zeros_like(weights), guidance)
+        given = given.reshape(-1)
         wrong = [label for label in given.tolist() if label not in range(len(self.classes))]
         if wrong:
             if not self.classes:
