@@ -43,3 +43,8 @@ def test_an_injection_with_nothing_to_do(capsys, pictures, tmp_path, arguments):
     given = [*arguments, "--injection", "tangent", "--out", tmp_path / "out"]
     code, _, err = ssi(capsys, "invert", pictures[0], *given)
     assert code == 2 and "injection 'tangent': skip 0 adds no noise, so it would do nothing; give a skip" in err
+
+
+def test_a_loop_is_not_played_back(capsys, pictures, tmp_path):
+    code, _, err = ssi(capsys, "morph", *pictures, "--loop", "--back", "--out", tmp_path / "out")
+    assert code == 2 and "--loop, --back: contradict each other" in err and not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from ..image import check_pixels, contact_sheet, load_image, save_image, sheet_s
 from ..inversion import reconstruct
 from .options import ClassesOptions, InversionOptions, Out, grouped
 from .pictures import inverted
-from .terminal import made, progress_bar, result_names, spent, warn
+from .terminal import made, progress_bar, result_names, spent, warn_of_noises
 
 
 @grouped
@@ -57,7 +57,6 @@ def edit_command(
                 save_image(edited[i], out / f"{name}.{label}.png")
             row = torch.stack([x0[i].cpu(), *(edited[i] for edited in edits)])
             save_image(contact_sheet([row], scale=scale), out / f"{name}.edits.png")
-    if not all(verdicts):
-        warn(f"{len(verdicts) - sum(verdicts)} of {len(verdicts)} noises are not Gaussian: their edits may go wrong")
+    warn_of_noises(verdicts, "their edits")
     twice = f", {len(wanted)} of the samplings asking the network twice" if guidance != 1 else ""
     spent(f"{nfe} evaluations a batch of up to {batch}{twice}, {len(names)} picture(s); written to {out}/")

@@ -37,7 +37,7 @@ from ..morph import EVEN_ENOUGH, PACES, check_path, morph
 from ..skip import choose_skip
 from .options import InversionOptions, NetworkOptions, Out, grouped
 from .pictures import same_model
-from .terminal import made, progress_bar, spent, stem, task_bar, warn
+from .terminal import made, progress_bar, spent, stem, task_bar, warn, warn_of_noises
 
 ALIKE = 0.5
 COLUMNS = 12
@@ -48,7 +48,7 @@ def morph_command(
     keyframes: Annotated[list[Path], typer.Argument(help="Pictures, or .ssi.safetensors files of one each.")],
     frames: Annotated[int, typer.Option(min=2, help="Frames in all, the pictures themselves included.")] = 24,
     loop: Annotated[bool, typer.Option("--loop", help="Go on from the last picture to the first.")] = False,
-    back: Annotated[bool, typer.Option("--back", help="Play the frames there and back.")] = False,
+    back: Annotated[bool, typer.Option("--back", help="Play the frames there and back: 8 become 14.")] = False,
     pace: Annotated[
         str, typer.Option(help=f"One of: {', '.join(PACES)}. Equal steps between pictures, or between noises.")
     ] = "even",
@@ -76,6 +76,8 @@ def morph_command(
     that its keyframe is the reconstruction. With a --label for each, every picture is inverted as its own class, and
     the class travels with the pictures; give a file the class that it was inverted as.
     """
+    if loop and back:
+        raise InputError("--loop, --back: contradict each other, since a loop ends where it begins; leave one out")
     path = out / f"{stem(keyframes[0])}-{stem(keyframes[-1])}.{format}"
     check_animation(path)
     check_path(len(keyframes), frames, easing=easing, pace=pace, method=method, batch=batch)
@@ -140,12 +142,13 @@ def morph_command(
     save_animation(shown, path, fps=fps, scale=scale)
     save_image(contact_sheet(result.frames.split(COLUMNS), scale=scale), path.with_suffix(".png"))
     verdicts = [gaussianity(end.noise.cpu()).verdict for end in ends]
+    warn_of_noises(verdicts, "the frames near them")
     spent(f"{sum(verdicts)} of {len(ends)} noises are Gaussian by every figure; their largest cosine {likeness:.3f}")
     spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one")
     if pace == "even" and easing == "linear" and result.evenness > EVEN_ENOUGH:
         warn("some steps stayed large; more frames help")
     nfe = sum(end.nfe for end in ends) + result.nfe
-    spent(f"{nfe} evaluations, {len(result.frames)} frames; written to {path} and {path.with_suffix('.png').name}")
+    spent(f"{nfe} evaluations, {len(shown)} frames; written to {path} and {path.with_suffix('.png').name}")
 
 
 def class_path(
