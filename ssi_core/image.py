@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .artifact import replacing
+from .canvas import Canvas, wrap
 from .errors import InputError
 
 SMALLEST_SIDE = 8
@@ -24,6 +25,8 @@ SMALLEST_SIDE = 8
 MOST_PIXELS = 2**28
 """Of a picture, or of all frames of an animation, that is written: one of 16384x16384, or 256 of 1024x1024. That is
 3/4 GiB of bytes; a sheet holds it as float32, 3 GiB, and to write it takes as much again."""
+CAPTION = 18
+"""Height of the words above a contact sheet, in pixels."""
 
 
 def load_image(path: str | Path, size: int | None = None) -> Tensor:
@@ -159,15 +162,24 @@ def _save_video(pixels: np.ndarray, path: Path, fps: float) -> None:
         box.mux(stream.encode())
 
 
-def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2) -> Tensor:
+def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2, captions: Sequence[str] = ()) -> Tensor:
     """Lay rows of pictures [N, C, H, W] in [-1, 1] out on white; returns [1, 3, H', W'].
+
+    Args:
+        scale: whole-number magnification of each.
+        gap: white around each, in pixels of the sheet.
+        captions: words above the pictures of the first row, cut off where they are wider.
 
     Raises:
         InputError: too many pixels (`check_pixels`).
     """
-    width, height = sheet_size([(len(row), row.shape[-1], row.shape[-2]) for row in rows], scale=scale, gap=gap)
+    sizes = [(len(row), row.shape[-1], row.shape[-2]) for row in rows]
+    width, height = sheet_size(sizes, scale=scale, gap=gap, captions=captions)
     check_pixels("sheet of pictures", width, height)
     sheet, top = torch.ones(1, 3, height, width), gap
+    if captions:
+        sheet[..., :CAPTION, :] = _captioned(captions, rows[0].shape[-1] * scale + 2 * gap, width)
+        top += CAPTION
     for row in rows:
         high, wide = row.shape[-2] * scale, row.shape[-1] * scale
         for i, picture in enumerate(row.split(1)):
@@ -178,10 +190,23 @@ def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2) -> Te
     return sheet
 
 
-def sheet_size(rows: Sequence[tuple[int, int, int]], *, scale: int = 1, gap: int = 2) -> tuple[int, int]:
+def sheet_size(
+    rows: Sequence[tuple[int, int, int]], *, scale: int = 1, gap: int = 2, captions: Sequence[str] = ()
+) -> tuple[int, int]:
     """(width, height) of a contact sheet of rows of (pictures, width, height of each)."""
     widths = [count * (width * scale + 2 * gap) for count, width, _ in rows]
-    return max(widths), sum(height * scale + 2 * gap for _, _, height in rows)
+    heights = [height * scale + 2 * gap for _, _, height in rows]
+    return max(widths), sum(heights) + (CAPTION if captions else 0)
+
+
+def _captioned(captions: Sequence[str], column: int, width: int) -> Tensor:
+    """Words centred over columns: [1, 3, CAPTION, width] in [-1, 1]."""
+    canvas = Canvas(width, CAPTION)
+    for i, words in enumerate(captions):
+        for line in wrap(words, 12, column, lines=1):
+            canvas.text((i + 0.5) * column, CAPTION - 4, line, 12, anchor="ms")
+    pixels = torch.from_numpy(np.array(canvas.finished()))
+    return pixels.permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:

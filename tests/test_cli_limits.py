@@ -21,7 +21,7 @@ def never(*_, **__):
         (["morph", "--frames", "9000", "--back"], "a-b.webp: 17,998 frames of 128x128 pixels"),
         (["morph", "--frames", "210000", "--scale", "1"], "a-b.png: 432x630000 pixels"),
         (["morph", "{artefact}", "--scale", "1000"], "a-a.webp: 24 frames of 32000x32000 pixels"),
-        (["edit", "--from", "0", "--to", "2", "--scale", "100000"], "sheet of edits: 6400008x3200004 pixels"),
+        (["edit", "--from", "0", "--to", "2", "--scale", "100000"], "sheet of edits: 6400008x3200022 pixels"),
     ],
 )
 def test_what_is_too_large_to_write_is_refused_before_anything_is_evaluated(

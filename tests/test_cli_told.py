@@ -4,7 +4,8 @@ import pytest
 import torch
 from commands import FEW, ssi
 
-from ssi_core import save_image
+from ssi_core import load_image, save_image
+from ssi_core.image import CAPTION, contact_sheet
 
 ANGLE = ["--frames", "4", "--pace", "angle"]
 
@@ -25,3 +26,15 @@ def test_a_morph_says_which_frames_to_distrust_and_how_many_there_are(capsys, pi
     code, out, err = ssi(capsys, "morph", *pictures, *ANGLE, "--out", tmp_path, *FEW)
     assert code == 0 and "not Gaussian" not in err
     assert " 4 frames; written to" in out
+
+
+def test_edits_are_named_by_their_class_however_it_was_given(capsys, pictures, tmp_path):
+    how = ["--from", "0", "--to", "1", "--to", "autumn", "--to", "winter", "--out", tmp_path / "out", *FEW]
+    assert ssi(capsys, "edit", pictures[0], *how)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"scene 0.{what}.png" for what in ("autumn", "edits", "winter")
+    ]
+    shown = load_image(tmp_path / "out" / "scene 0.edits.png")
+    x0 = load_image(pictures[0], 32)
+    wanted = contact_sheet([torch.cat([x0, x0, x0])], scale=4, captions=["summer", "autumn", "winter"])
+    assert (shown - wanted)[..., :CAPTION, :].abs().max() < 0.01

@@ -9,7 +9,16 @@ from exact import normal
 from PIL import Image
 
 from ssi_core import InputError, load_image, save_image
-from ssi_core.image import MOST_PIXELS, check_pixels, contact_sheet, fit, save_animation, sheet_size, to_pixels
+from ssi_core.image import (
+    CAPTION,
+    MOST_PIXELS,
+    check_pixels,
+    contact_sheet,
+    fit,
+    save_animation,
+    sheet_size,
+    to_pixels,
+)
 
 RED, BLUE, WHITE = (1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1.0)
 
@@ -274,9 +283,17 @@ def test_what_is_too_large_is_refused_before_memory_is_asked_for(tmp_path):
 
 def test_the_size_of_a_sheet_is_known_before_it_is_made():
     rows = [torch.zeros(3, 1, 4, 6), torch.zeros(1, 3, 5, 4)]
-    for scale, gap in ((1, 2), (3, 1)):
-        width, height = sheet_size([(len(r), r.shape[-1], r.shape[-2]) for r in rows], scale=scale, gap=gap)
-        assert contact_sheet(rows, scale=scale, gap=gap).shape == (1, 3, height, width)
+    for how in ({}, {"scale": 3, "gap": 1}, {"captions": ["a", "b"]}):
+        width, height = sheet_size([(len(r), r.shape[-1], r.shape[-2]) for r in rows], **how)
+        assert contact_sheet(rows, **how).shape == (1, 3, height, width)
+
+
+def test_captions_stand_over_their_columns():
+    rows = [torch.zeros(3, 3, 32, 32), torch.zeros(1, 3, 32, 32)]
+    plain, sheet = contact_sheet(rows, scale=2), contact_sheet(rows, scale=2, captions=["ink", "", "w" * 99])
+    assert torch.equal(sheet[..., CAPTION:, :], plain)
+    first, second, third = (column < 0 for column in sheet[..., :CAPTION, :].split(68, dim=-1))
+    assert first.any() and third.any() and not second.any()
 
 
 @pytest.mark.parametrize(("values", "suffix"), [(np.float32([[0, 255]]), ".tiff"), (np.int32([[0, 255]]), ".tiff")])

@@ -32,12 +32,14 @@ def edit_command(
 ) -> None:
     """Edit the class of pictures: invert them as what they are, sample the noise as something else.
 
-    For each picture writes NAME.CLASS.png for every class asked for, and NAME.edits.png, which shows all beside it.
+    For each picture writes NAME.CLASS.png for every class asked for, by its name where it has one, and NAME.edits.png,
+    which shows all beside it.
     """
     how.check()
     chosen = classes.of_class(known)
-    labels = [chosen.number(label) for label in wanted]
-    size = sheet_size([(1 + len(labels), chosen.image_size, chosen.image_size)], scale=scale)
+    labels = list(dict.fromkeys(chosen.number(label) for label in wanted))
+    shown = [chosen.classes[label] for label in [chosen.number(known), *labels]]
+    size = sheet_size([(len(shown), chosen.image_size, chosen.image_size)], scale=scale, captions=shown)
     check_pixels("sheet of edits", *size)
     pictures, names = [load_image(path, chosen.image_size) for path in images], result_names(images)
     network = chosen.read()
@@ -47,16 +49,16 @@ def edit_command(
     nfe = 0
     for start, x0, found in inverted(own, pictures, sigmas, how.begin, how.solver, how, batch):
         nfe, edits = found.nfe, []
-        for label, denoise in zip(wanted, others, strict=True):
+        for label, denoise in zip(shown[1:], others, strict=True):
             with progress_bar(f"sampling as {label}") as watch:
                 edits.append(reconstruct(denoise, found.noise, found.sigmas, solver=how.solver, progress=watch).cpu())
             nfe += watch.nfe
         verdicts += gaussianity(found.noise.cpu()).verdicts
         for i, name in enumerate(names[start : start + len(x0)]):
-            for label, edited in zip(wanted, edits, strict=True):
+            for label, edited in zip(shown[1:], edits, strict=True):
                 save_image(edited[i], out / f"{name}.{label}.png")
             row = torch.stack([x0[i].cpu(), *(edited[i] for edited in edits)])
-            save_image(contact_sheet([row], scale=scale), out / f"{name}.edits.png")
+            save_image(contact_sheet([row], scale=scale, captions=shown), out / f"{name}.edits.png")
     warn_of_noises(verdicts, "their edits")
-    twice = f", {len(wanted)} of the samplings asking the network twice" if guidance != 1 else ""
+    twice = f", {len(labels)} of the samplings asking the network twice" if guidance != 1 else ""
     spent(f"{nfe} evaluations a batch of up to {batch}{twice}, {len(names)} picture(s); written to {out}/")
