@@ -1,7 +1,10 @@
 """Options that do not go together are refused before anything is evaluated, with what to give instead."""
 
 import pytest
+import torch
 from commands import ssi
+
+from ssi_core import Inversion, demo_denoiser
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +51,22 @@ def test_an_injection_with_nothing_to_do(capsys, pictures, tmp_path, arguments):
 def test_a_loop_is_not_played_back(capsys, pictures, tmp_path):
     code, _, err = ssi(capsys, "morph", *pictures, "--loop", "--back", "--out", tmp_path / "out")
     assert code == 2 and "--loop, --back: contradict each other" in err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "said"),
+    [
+        ("demo", "demo-flow", "holds no flow's noise, and this is a flow model; use --model demo"),
+        ("demo-flow", "demo", "holds a flow's noise, and this is no flow model; use --model demo-flow"),
+    ],
+)
+@pytest.mark.parametrize("command", ["reconstruct", "morph"])
+def test_noise_of_another_kind_of_model(capsys, pictures, tmp_path, command, model, other, said):
+    made_with, path = demo_denoiser(name=model), tmp_path / "a.ssi.safetensors"
+    Inversion(
+        torch.zeros(1, 3, 32, 32), torch.tensor([1.0, 0.0]), 0, made_with.process, "euler", 0.1, (0,),
+        provenance={"model": made_with.signature},
+    ).save(path)  # fmt: skip
+    images = [path] if command == "reconstruct" else [pictures[0], path]
+    code, _, err = ssi(capsys, command, *images, "--model", other, "--out", tmp_path / "out")
+    assert code == 2 and f"artefact {path}: {said}" in err

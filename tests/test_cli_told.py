@@ -38,3 +38,12 @@ def test_edits_are_named_by_their_class_however_it_was_given(capsys, pictures, t
     x0 = load_image(pictures[0], 32)
     wanted = contact_sheet([torch.cat([x0, x0, x0])], scale=4, captions=["summer", "autumn", "winter"])
     assert (shown - wanted)[..., :CAPTION, :].abs().max() < 0.01
+
+
+def test_noise_of_another_model_of_ours_names_it(capsys, pictures, tmp_path):
+    assert ssi(capsys, "invert", pictures[0], "--model", "demo-classes", "--out", tmp_path, *FEW)[0] == 0
+    artefact = tmp_path / "scene 0.ssi.safetensors"
+    code, _, err = ssi(capsys, "reconstruct", artefact, "--out", tmp_path)
+    assert code == 0 and "scene 0.ssi.safetensors was made with model demo-classes, not demo: it will" in err
+    assert "it will not give the same picture; use --model demo-classes" in err
+    assert "same picture" not in ssi(capsys, "reconstruct", artefact, "--model", "demo-classes", "--out", tmp_path)[2]

@@ -106,9 +106,9 @@ def morph_command(
         return denoise if travel is None else travel(torch.tensor(places, dtype=torch.float64))
 
     sigmas, skip, solver = how.sigmas(denoise), how.begin, how.solver
-    for known in found:
+    for source, known in zip(keyframes, found, strict=True):
         if known is not None:
-            same_model(known, denoise)
+            same_model(known, denoise, source)
             sigmas, skip, solver = known.sigmas, known.skip, known.solver
     unknown = [picture for picture in pictures if picture is not None]
     if isinstance(skip, Goal) and unknown:

@@ -59,7 +59,7 @@ class DemoDenoiser:
         self.channels: int = facts["network"]["channels"]
         self.classes: tuple[str, ...] = tuple(facts.get("classes", ()))
         """Names, in the order of the labels; empty for a model without classes."""
-        self.signature = f"demo:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        self.signature = _signature(path)
         self._denoise = kind.denoiser(self.network)
         self.is_flow = self._denoise.is_flow
 
@@ -99,6 +99,15 @@ class DemoDenoiser:
             raise InputError(f"label {wrong[0]}: the model has {len(self.classes)} classes (counted from 0)")
         weights = F.one_hot(given.long(), len(self.classes)).to(self.device, self.dtype)
         return Guided(self, weights, torch.zeros_like(weights), guidance)
+
+
+def _signature(path: Path) -> str:
+    return f"demo:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def shipped_as(signature: object) -> str | None:
+    """The name in `DEMO_MODELS` of the model that has this signature, as a noise's provenance states it; else None."""
+    return next((name for name, path in DEMO_MODELS.items() if _signature(path) == signature), None)
 
 
 def demo_denoiser(device: str | torch.device = "cpu", layers: Layers = nn, *, name: str = "demo") -> DemoDenoiser:
