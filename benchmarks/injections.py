@@ -1,6 +1,6 @@
 """Past the trade-off curve: what other ways of putting the noise in gain over plain SSI at equal Gaussianity.
 
-    python -m benchmarks.injections [--models demo gaussian ...] [--count 32] [--steps 20] [--out out/injections.json]
+    python -m benchmarks.injections [--models demo demo-flow ...] [--count 32] [--steps 20] [--out out/injections.json]
 
 Plain SSI is swept over its skips, with as many evaluations as the dearest injection. For each other way and skip, and
 for each figure of Gaussianity, the plain skip with the same mean figure is looked up, and how many dB lie between the
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.subjects import Subject, pictures, subjects
+from benchmarks.subjects import Subject, add_models, pictures, subjects
 from ssi_core import Process, gaussianity, invert, psnr, reconstruct, unit_noise
 from ssi_core.injection import Injection, plain, tangent
 from ssi_core.solver import Model
@@ -108,7 +108,7 @@ def gain(curve: list[dict[str, Any]], one: dict[str, Any], figure: str, chosen: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=[])
+    add_models(parser)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("out/injections.json"))

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -23,3 +24,16 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two held-out scenes as files, for the command line."""
+    from ssi_core import save_image
+    from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+
+    paths = []
+    for i, scene in enumerate(draw_scenes([HELD_OUT + 7, HELD_OUT + 8], size=48)):
+        paths.append(tmp_path / f"scene {i}.png")
+        save_image(scene, paths[-1])
+    return paths

@@ -30,7 +30,7 @@ from ssi_core import (
 from ssi_core.cli import main
 from ssi_core.cli.terminal import write_choice
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
-from ssi_core.image import to_pixels
+from ssi_core.image import CAPTION, to_pixels
 from ssi_core.skip import Trial
 
 FEW = ["--steps", "6", "--skip", "0.1", "--device", "cpu"]
@@ -170,9 +170,9 @@ def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):
     )
     assert code == 0 and "14 evaluations" in told  # four up, five down for each class
     assert sorted(p.name for p in out.iterdir()) == [
-        f"scene {i}.{what}.png" for i in range(2) for what in ("3", "edits", "winter")
+        f"scene {i}.{what}.png" for i in range(2) for what in ("edits", "night", "winter")
     ]
-    assert Image.open(out / "scene 0.edits.png").size == (3 * (128 + 4), 128 + 4)
+    assert Image.open(out / "scene 0.edits.png").size == (3 * (128 + 4), CAPTION + 128 + 4)
     model, x0 = demo_denoiser(name="demo-classes"), load_image(pictures[1], 32)
     inversion = invert(model.conditioned(0), x0, karras_sigmas(6), skip=0.1, seed=1)
     wanted = reconstruct(model.conditioned(2), inversion.noise, inversion.sigmas)

@@ -15,6 +15,7 @@ import typer
 from torch import Tensor
 
 from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
+from ..demo.scenes import CLASSES
 from ..denoiser import Guided
 from ..errors import InputError
 from ..goal import Goal
@@ -75,21 +76,16 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the added noise; image i gets
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which model, and where it runs."""
+class NetworkOptions:
+    """Which network, and where it runs."""
 
     model: Model = "demo"
     device: Device = "auto"
     set_: Set = None
-    label: Label = None
     dtype: Dtype = "float32"
 
-    def denoiser(self) -> Loaded:
-        """The model that they name; raises as `chosen`."""
-        return self.chosen().load()
-
-    def chosen(self) -> Chosen:
-        """What they name, before its weights are read.
+    def of_class(self, label: str | None) -> Chosen:
+        """What they name, before its weights are read, as the denoiser of a class.
 
         Raises:
             InputError: there is none, it cannot be used, or it leaves questions open.
@@ -99,7 +95,7 @@ class ModelOptions:
             if self.set_ or dtype != torch.float32:
                 raise InputError(f"model {self.model!r}: needs no --set and computes in float32; leave them out")
             denoise = demo_denoiser(device, name=self.model)
-            return Chosen(denoise.image_size, denoise.classes, self.label, lambda: denoise)
+            return Chosen(denoise.image_size, denoise.classes, label, lambda: denoise)
         if not Path(self.model).exists():
             shipped = ", ".join(map(repr, DEMO_MODELS))
             raise InputError(f"model {self.model!r}: unknown; neither shipped with this package ({shipped}) nor a file")
@@ -109,12 +105,34 @@ class ModelOptions:
             raise found.undecided
         if found.image_size is None:
             raise InputError(f"model {self.model}: does not tell its image size; say it with --set image_size=256")
-        if found.num_classes and self.label is None and not found.null_label:
+        if found.num_classes and label is None and not found.null_label:
             raise InputError(f"model {self.model}: has {found.num_classes} classes; choose one with --label")
         classes = tuple(map(str, range(found.num_classes)))
-        return Chosen(found.image_size, classes, self.label, lambda: load_checkpoint(
+        return Chosen(found.image_size, classes, label, lambda: load_checkpoint(
             self.model, device=device, dtype=dtype, name=known_as, **arguments
         ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelOptions(NetworkOptions):
+    """A network, and the class that it is asked for."""
+
+    label: Label = None
+
+    def chosen(self) -> Chosen:
+        """What they name, before its weights are read; raises as `of_class`."""
+        return self.of_class(self.label)
+
+    def denoiser(self) -> Loaded:
+        """The model that they name; raises as `of_class`."""
+        return self.chosen().load()
+
+
+@dataclass(frozen=True)
+class ClassesOptions(NetworkOptions):
+    """A network that is asked for several classes."""
+
+    model: Model = "demo-classes"
 
 
 class Chosen:
@@ -137,7 +155,7 @@ class Chosen:
         label: str | None,
         read: Callable[[], DemoDenoiser | PixelModel],
     ) -> None:
-        self.image_size, self.classes, self.read = image_size, classes, read
+        self.image_size, self.classes, self._read = image_size, classes, read
         self.label = None if label is None else self.number(label)
 
     def number(self, label: str) -> int:
@@ -146,8 +164,15 @@ class Chosen:
             return self.classes.index(label)
         if label.isascii() and label.isdigit() and int(label) < len(self.classes):
             return int(label)
-        named = f": {', '.join(self.classes)}" if self.classes and not self.classes[0].isdigit() else ""
-        raise InputError(f"label {label}: the model has {len(self.classes) or 'no'} classes (counted from 0){named}")
+        if not self.classes:
+            other = f"--model demo-classes, which knows {label!r}" if label in CLASSES else "one that has"
+            raise InputError(f"label {label}: the model has no classes; leave it out, or use {other}")
+        named = "" if self.classes[0].isdigit() else f": {', '.join(self.classes)}"
+        raise InputError(f"label {label}: the model has {len(self.classes)} classes (counted from 0){named}")
+
+    def read(self) -> DemoDenoiser | PixelModel:
+        """The model itself, without a class."""
+        return self._read()
 
     def load(self) -> Loaded:
         """The model as a denoiser of its class."""
@@ -182,16 +207,28 @@ class InversionOptions:
 
     def check(self) -> None:
         """Raise InputError for a schedule, skip, injection or solver that cannot be; needs no model."""
-        assert self.begin is not None
-        find_injection(self.injection)
+        self.check_injection(self.begin)
         if self.schedule not in (AUTO, *SCHEDULES):
             raise InputError(f"schedule {self.schedule!r}: unknown; known are {AUTO}, {', '.join(SCHEDULES)}")
         find_solver(self.solver)
 
+    def check_injection(self, skip: float | Goal) -> None:
+        """Raise InputError for an injection that is unknown, or that has nothing to do at this skip."""
+        if find_injection(self.injection).name != DEFAULT_INJECTION and skip == 0:
+            raise InputError(f"injection {self.injection!r}: skip 0 adds no noise, so it would do nothing; give a skip")
+
     def sigmas(self, denoise: Loaded) -> Tensor:
-        """The schedule, over the model's range."""
-        own = "flow" if getattr(denoise, "is_flow", False) else "karras"
-        schedule = SCHEDULES[own if self.schedule == AUTO else self.schedule]
+        """The schedule, over the model's range.
+
+        Raises:
+            InputError: a flow's schedule for another model, or the other way round.
+        """
+        is_flow = bool(getattr(denoise, "is_flow", False))
+        name = self.schedule if self.schedule != AUTO else "flow" if is_flow else "karras"
+        if is_flow != (name == "flow"):
+            why = "is not for flow models, and this is one" if is_flow else "is for flow models, and this is none"
+            raise InputError(f"schedule {name!r}: {why}; use --schedule {AUTO}")
+        schedule = SCHEDULES[name]
         return schedule(self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 

@@ -12,15 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from ..demo import shipped_as
 from ..errors import InputError
 from ..gaussianity import gaussianity
 from ..goal import Goal
+from ..guard import process_of
 from ..image import load_image, save_image
 from ..inversion import Inversion, invert, reconstruct
 from ..metrics import mse, psnr, ssim
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS
-from ..process import VE
+from ..process import VE, Flow
 from ..solver import find_solver
 from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
@@ -68,6 +70,7 @@ def invert_command(
     else:
         process = getattr(denoise, "process", VE())
         sigmas, skip, solver = papers.sigmas(process), papers.skip(process), papers.solver
+        how.check_injection(skip)
         if known_name(denoise) != papers.model:
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
@@ -131,7 +134,7 @@ def reconstruct_command(
         raise InputError(f"artefact {noise}: holds {len(inversion.noise)} pictures; --original is for one")
     out = made(out)
     denoise = model.load()
-    same_model(inversion, denoise)
+    same_model(inversion, denoise, noise)
     with progress_bar("sampling") as watch:
         images = reconstruct(
             denoise, inversion.noise.to(denoise.device), inversion.sigmas, solver=solver or inversion.solver,
@@ -147,10 +150,21 @@ def reconstruct_command(
     spent(f"{watch.nfe} evaluations, {len(images)} picture(s); written to {out}/")
 
 
-def same_model(inversion: Inversion, denoise: Loaded) -> None:
-    made_with = inversion.provenance.get("model")
+def same_model(inversion: Inversion, denoise: Loaded, source: Path) -> None:
+    """Warn where a noise is of another model; refuse it where that is of another kind.
+
+    Raises:
+        InputError: noise of a flow model for another kind of model, or the other way round.
+    """
+    made_with, is_flow = inversion.provenance.get("model"), isinstance(process_of(denoise), Flow)
+    name = shipped_as(made_with)
+    use = f"use --model {name}" if name else "use the model that it was made with"
+    if isinstance(inversion.process, Flow) != is_flow:
+        kinds = "no flow's noise, and this is a flow model" if is_flow else "a flow's noise, and this is no flow model"
+        raise InputError(f"artefact {source}: holds {kinds}; {use}")
     if made_with != denoise.signature:
-        warn(f"this noise was made with model {made_with}, not {denoise.signature}: it will not give the same picture")
+        that, this = name or made_with, shipped_as(denoise.signature) or denoise.signature
+        warn(f"{source.name} was made with model {that}, not {this}: it will not give the same picture; {use}")
 
 
 def known_name(denoise: Loaded) -> str:

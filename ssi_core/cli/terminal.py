@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,12 @@ def warn_of_residual(inversion: Inversion, name: str) -> None:
     residual = 0.0 if inversion.residual is None else float(inversion.residual.max())
     if residual > 10 * find_solver(inversion.solver).tolerance:
         warn(f"{name}: {inversion.solver} did not converge (largest relative residual {residual:.1e})")
+
+
+def warn_of_noises(verdicts: Sequence[bool], spoilt: str) -> None:
+    """Say how many noises are not Gaussian, and that `spoilt` may go wrong for it."""
+    if not all(verdicts):
+        warn(f"{len(verdicts) - sum(verdicts)} of {len(verdicts)} noises are not Gaussian: {spoilt} may go wrong")
 
 
 def warn(message: str) -> None:
