@@ -1,6 +1,6 @@
 """Adaptive steps against fixed grids: is a step chosen by its own error estimate worth more than one that is not?
 
-    python -m benchmarks.adaptive [--models demo gaussian ...] [--skip 0.07] [--count 8] [--out out/adaptive.json]
+    python -m benchmarks.adaptive [--models demo demo-flow ...] [--skip 0.07] [--count 8] [--out out/adaptive.json]
 
 Up from the skip to the top, and back on the levels that the way up took. Errors are against Heun's method with 200
 steps: of the noise, in its own standard deviations, and of the picture, in dB against D at the skip, where a perfect
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.subjects import Subject, pictures, subjects
+from benchmarks.subjects import Subject, add_models, pictures, subjects
 from ssi_core import integrate, psnr, reconstruct, unit_noise
 
 FIXED = {"even in sigma^(1/7)": 7.0, "even in sigma^(1/12)": 12.0, "even in ln sigma": math.inf}
@@ -111,7 +111,7 @@ def compared(subject: Subject, x0: Tensor, skip: float) -> list[tuple[str, int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=[])
+    add_models(parser)
     parser.add_argument("--skip", type=float, default=0.07)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("out/adaptive.json"))

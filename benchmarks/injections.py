@@ -26,7 +26,7 @@ import torch
 from sklearn.isotonic import isotonic_regression
 from torch import Tensor
 
-from benchmarks.subjects import Subject, pictures, subjects
+from benchmarks.subjects import Subject, add_models, pictures, subjects
 from ssi_core import Process, gaussianity, invert, psnr, reconstruct, unit_noise
 from ssi_core.injection import Injection, plain, tangent
 from ssi_core.solver import Model
@@ -153,7 +153,7 @@ def told(db: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=[])
+    add_models(parser)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,6 +1,6 @@
 """Is the skip that `skip="auto"` chooses the best one, and does what it foretells come true?
 
-    python -m benchmarks.skips [--models demo gaussian ...] [--count 32] [--steps 20] [--out out/skips.json]
+    python -m benchmarks.skips [--models demo demo-flow ...] [--count 32] [--steps 20] [--out out/skips.json]
 
 For each model and each picture by itself: an exhaustive sweep of skips, the smallest from which on the verdict passes
 (the best one), the skip that was chosen with 8 evaluations, and what an inversion from there gives.
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.subjects import Subject, pictures, subjects
-from ssi_core import Auto, Inversion, choose_skip, gaussianity, invert, psnr, reconstruct, unit_noise
+from benchmarks.subjects import Subject, add_models, pictures, subjects
+from ssi_core import Goal, Inversion, choose_skip, gaussianity, invert, psnr, reconstruct, unit_noise
 from ssi_core.skip import LOWEST
 
 LEVELS = [0.004 * 1.25**k for k in range(24)]
@@ -45,7 +45,7 @@ def measured(subject: Subject, kind: str, x0: Tensor, steps: int) -> list[dict[s
     rows = []
     for i in range(len(x0)):
         one = x0[i : i + 1]
-        choice = choose_skip(subject.denoise, one, sigmas, Auto(), seed=[i], process=subject.process)
+        choice = choose_skip(subject.denoise, one, sigmas, Goal(), seed=[i], process=subject.process)
         got = tried(subject, one, sigmas, choice.skip, [i])
         passing = [s["verdict"][i] for s in sweep]
         first = next((k for k in range(len(level)) if all(passing[k : k + 3])), None)
@@ -89,7 +89,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=[])
+    add_models(parser)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("out/skips.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,12 +56,20 @@ def _even(steps: int) -> Tensor:
     return flow_sigmas(steps, sigma_min=0.002)
 
 
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "demo": lambda: Subject("demo", demo_denoiser(), VE(), _karras),
+    "demo-classes": lambda: Subject("demo-classes", demo_denoiser(name="demo-classes").conditioned(0), VE(), _karras),
+    "demo-flow": lambda: Subject("demo-flow", demo_denoiser(name="demo-flow"), Flow(), _even),
+    "gaussian": lambda: Subject("gaussian", Gaussian(), VE(), _karras),
+}
+"""By the names that the command line and the tables of docs/beyond.md have; made when they are asked for."""
+
+
 def subjects(names: list[str]) -> list[Subject]:
-    """The models of these names, made when they are asked for."""
-    made: dict[str, Callable[[], Subject]] = {
-        "demo": lambda: Subject("demo", demo_denoiser(), VE(), _karras),
-        "classes": lambda: Subject("classes", demo_denoiser(name="demo-classes").conditioned(0), VE(), _karras),
-        "flow": lambda: Subject("flow", demo_denoiser(name="demo-flow"), Flow(), _even),
-        "gaussian": lambda: Subject("gaussian", Gaussian(), VE(), _karras),
-    }
-    return [made[name]() for name in names or made]
+    """The models of these names of `SUBJECTS`."""
+    return [SUBJECTS[name]() for name in names]
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """`--models`, which takes names of `SUBJECTS`."""
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="default: all of them")

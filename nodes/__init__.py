@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blending, files, inspection, inversion, pixel, skip
+from . import blending, files, inspection, inversion, morph, pixel, skip
 
 NODES: list[type[io.ComfyNode]] = [
     *inversion.NODES,
     *blending.NODES,
+    *morph.NODES,
     *inspection.NODES,
     *skip.NODES,
     *pixel.NODES,

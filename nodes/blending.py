@@ -13,15 +13,9 @@ from torch import Tensor
 from ..ssi_core.blend import BLENDS, blend, masked
 from ..ssi_core.errors import InputError
 from ..ssi_core.frames import mix
-from ..ssi_core.gaussianity import CHANCE
-from ..ssi_core.metrics import cosine
-from .fields import CATEGORY, check_weights, weight_inputs, weight_rows
+from .fields import CATEGORY, MOST_NOISES, check_weights, connected, noises_input, weight_inputs, weight_rows
 from .host.show import shape, tell
-from .noise import InvertedNoise, noise_of
-
-NEARLY_PARALLEL = 0.95
-OFF_UNIT = 0.05
-MOST_NOISES = 16
+from .noise import InvertedNoise, check_alike, complaints, likeness, noise_of, norm
 
 
 class SSINoiseBlend(io.ComfyNode):
@@ -35,18 +29,7 @@ class SSINoiseBlend(io.ComfyNode):
             "a path of frames: a morph. Each image of a batch is blended by itself.",
             search_aliases=["slerp", "interpolate noise", "morph", "latent interpolation", "mix noise", "lerp"],
             inputs=[
-                io.Autogrow.Input(
-                    "noises",
-                    template=io.Autogrow.TemplatePrefix(
-                        io.MultiType.Input(
-                            "noise", [io.Noise, io.Latent],
-                            tooltip="NOISE from SSI Inverse Sampler, SSI Load Noise or Random Noise; or a LATENT that "
-                            "holds an end state (then connect the model).",
-                        ),
-                        prefix="noise", min=2, max=MOST_NOISES,
-                    ),
-                    tooltip="What is blended, in this order.",
-                ),
+                noises_input(2, "What is blended, in this order."),
                 *weight_inputs("noises"),
                 io.Combo.Input(
                     "method", options=["auto", *BLENDS], default="auto",
@@ -85,31 +68,31 @@ class SSINoiseBlend(io.ComfyNode):
         model: Any = None,
         **beyond: Any,
     ) -> io.NodeOutput:
-        noises = {**noises, **{name.removeprefix("noises."): noise for name, noise in beyond.items()}}
-        if len(noises) > MOST_NOISES:
-            raise InputError(f"noises: {len(noises)} connected; a blend takes {MOST_NOISES} at most")
-        given = [noises[name] for name in sorted(noises, key=lambda name: int(name.removeprefix("noise")))]
+        given = connected(noises, beyond)
         if len(given) < 2:
             raise InputError(f"noises: {len(given)} connected; a blend needs two or more")
         like = next((v for v in given if isinstance(v, InvertedNoise)), None)
         if like is None:
             like = next((noise_of(v, None, model) for v in given if isinstance(v, dict)), None)
         found = [noise_of(value, like, model) for value in given]
-        _check_alike(found)
+        check_alike(found)
+        _check_batches(found)
         units = [noise.unit for noise in found]
         rows = weight_rows(len(units), weights, frames, easing, loop)
         name = ("slerp" if len(units) == 2 else "gram") if method == "auto" else method
         result = blend(units, rows, name)
         if mask is not None:
             result = masked(units[0].repeat_interleave(len(rows), 0), result, _fitted(mask, result, len(rows)))
-        norms, pairs = [_norm(unit) for unit in units], _pairs(units)
+        norms = [norm(unit) for unit in units]
+        every = combinations(enumerate(units, 1), 2)
+        pairs = [(i, j, likeness(a, b)) for (i, a), (j, b) in every]
         lines = [
             f"{name}, {len(units)} noises, {len(rows)} frame(s): {shape(result)}",
-            *(f"noise {i}: norm {norm:.3f} (1 is unit noise)" for i, norm in enumerate(norms, 1)),
+            *(f"noise {i}: norm {long:.3f} (1 is unit noise)" for i, long in enumerate(norms, 1)),
             *(f"noise {i} and {j}: |cosine| {closeness:.3f}" for i, j, closeness in pairs),
-            f"blend: norm {_norm(result):.3f}",
+            f"blend: norm {norm(result):.3f}",
         ]
-        report = tell("\n".join(lines), _complaints(norms, pairs, units[0][0].numel()))
+        report = tell("\n".join(lines), complaints(norms, pairs, units[0][0].numel()))
         model_known = next((noise for noise in found if noise.latent_in is not None), found[0])
         noise = model_known.with_unit(result)
         return io.NodeOutput(noise, noise.empty_latent(), report)
@@ -226,23 +209,11 @@ def _same_length(a: Tensor, b: Tensor) -> list[Tensor]:
     return [torch.nn.functional.pad(t, (0, 0, 0, length - t.shape[1])) for t in (a, b)]
 
 
-def _check_alike(found: list[InvertedNoise]) -> None:
-    first = found[0]
-    for i, noise in enumerate(found[1:], 2):
-        if noise.unit.shape[1:] != first.unit.shape[1:]:
-            raise InputError(
-                f"noises: 1 is {shape(first.unit)} and {i} is {shape(noise.unit)}; invert pictures of one size with "
-                f"one model"
-            )
-        if not noise.start.same_as(first.start):
-            raise InputError(
-                f"noises: 1 starts at sigma {first.start.sigma:.4g} and {i} at {noise.start.sigma:.4g} (or with "
-                f"another kind of model); invert both with one model and one largest sigma"
-            )
-        if len(noise.unit) != len(first.unit):
-            raise InputError(
-                f"noises: 1 holds {len(first.unit)} images and {i} holds {len(noise.unit)}; use batches of one size"
-            )
+def _check_batches(found: list[InvertedNoise]) -> None:
+    counts = [len(noise.unit) for noise in found]
+    for i, count in enumerate(counts[1:], 2):
+        if count != counts[0]:
+            raise InputError(f"noises: 1 holds {counts[0]} images and {i} holds {count}; use batches of one size")
 
 
 def _fitted(mask: Tensor, noise: Tensor, frames: int) -> Tensor:
@@ -256,32 +227,6 @@ def _fitted(mask: Tensor, noise: Tensor, frames: int) -> Tensor:
     if len(resized) not in (1, len(noise)):
         raise InputError(f"mask: {len(resized)} masks for {frames} frame(s); give one, or one a frame")
     return resized.reshape(len(resized), *[1] * (noise.ndim - 3), *size)
-
-
-def _complaints(norms: list[float], pairs: list[tuple[int, int, float]], size: int) -> list[str]:
-    """About noises of `size` numbers each."""
-    allowed = max(OFF_UNIT, CHANCE / (2 * size) ** 0.5)
-    return [
-        f"noise {i} is not unit noise (norm {norm:.3f}): its inversion left structure in it, or failed"
-        for i, norm in enumerate(norms, 1)
-        if abs(norm - 1) > allowed
-    ] + [
-        f"noises {i} and {j} are nearly parallel (|cosine| {closeness:.3f}): they hold the same picture or the same "
-        f"seed's noise, and the blend hardly moves"
-        for i, j, closeness in pairs
-        if closeness > NEARLY_PARALLEL
-    ]
-
-
-def _norm(noise: Tensor) -> float:
-    """Of [B, ...], over sqrt(d), mean over the batch: 1 for unit noise."""
-    return float(noise.flatten(1).norm(dim=1).mean()) / noise[0].numel() ** 0.5
-
-
-def _pairs(units: list[Tensor]) -> list[tuple[int, int, float]]:
-    """(i, j, the batch's largest |cosine|) of every two, counted from 1."""
-    every = combinations(enumerate(units, 1), 2)
-    return [(i, j, float(cosine(a, b).abs().max())) for (i, a), (j, b) in every]
 
 
 NODES: list[type[io.ComfyNode]] = [SSINoiseBlend, SSIConditioningBlend]

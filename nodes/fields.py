@@ -18,6 +18,7 @@ CATEGORY = "SSI"
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 SKIP = 0.1
 MOST_FRAMES = 4096
+MOST_NOISES = 16
 
 
 def skip_inputs() -> list[Any]:
@@ -96,6 +97,33 @@ def prompt_inputs() -> list[Any]:
         ),
         io.Conditioning.Input("negative", optional=True, tooltip="Only needed where cfg is not 1."),
     ]  # fmt: skip
+
+
+def noises_input(least: int, tooltip: str) -> Any:
+    return io.Autogrow.Input(
+        "noises",
+        template=io.Autogrow.TemplatePrefix(
+            io.MultiType.Input(
+                "noise", [io.Noise, io.Latent],
+                tooltip="NOISE from SSI Inverse Sampler, SSI Load Noise or Random Noise; or a LATENT that "
+                "holds an end state.",
+            ),
+            prefix="noise", min=least, max=MOST_NOISES,
+        ),
+        tooltip=tooltip,
+    )  # fmt: skip
+
+
+def connected(noises: dict[str, Any], beyond: dict[str, Any]) -> list[Any]:
+    """What is connected to `noises_input`, in order.
+
+    Args:
+        beyond: what the host hands over beside, of an API job with more than the input takes.
+    """
+    noises = {**noises, **{name.removeprefix("noises."): noise for name, noise in beyond.items()}}
+    if len(noises) > MOST_NOISES:
+        raise InputError(f"noises: {len(noises)} connected; a blend takes {MOST_NOISES} at most")
+    return [noises[name] for name in sorted(noises, key=lambda name: int(name.removeprefix("noise")))]
 
 
 def weight_inputs(what: str) -> list[Any]:

@@ -117,8 +117,8 @@ class SSIInverseSampler(SolverChecked):
                 injection_input(),
             ],
             outputs=[
-                io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced and SLERP Noise "
-                "Blend."),
+                io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced, SLERP Noise "
+                "Blend and SSI Morph."),
                 io.Latent.Output(
                     "end_state", display_name="latent",
                     tooltip="The end state as a LATENT. For flow models (SD3, FLUX) only NOISE can be sampled from: "
@@ -169,6 +169,7 @@ class SSIInverseSampler(SolverChecked):
             seed=seed,
             latent_in=model.get_model_object("latent_format").process_in,
             indices=indices_of(latent),
+            source=latent_samples(model, latent).cpu(),
         )
         how = "given SIGMAS" if sigmas is not None else f"{schedule}, {steps} steps"
         report = tell(

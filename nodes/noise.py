@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from ..ssi_core.errors import InputError
+from ..ssi_core.gaussianity import CHANCE
+from ..ssi_core.metrics import cosine
 from .host.latents import indices_of, latent_samples
 from .host.levels import HostProcess, Start
 from .host.show import shape
+
+NEARLY_PARALLEL = 0.95
+OFF_UNIT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,8 @@ class InvertedNoise:
     """How the model scales latents; None where it is not known (a loaded file): then the latent must be empty."""
     indices: tuple[int, ...] | None = None
     """Which images of their batch these noises are of (Latent From Batch keeps track); None: counted from 0."""
+    source: Tensor | None = field(default=None, repr=False)
+    """The latent [B, C, ...] that was inverted, float32, where that is known: not for blends, nor from files."""
 
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
         """Called by core's samplers with their LATENT.
@@ -72,7 +79,7 @@ class InvertedNoise:
             )
 
     def with_unit(self, unit: Tensor) -> InvertedNoise:
-        return replace(self, unit=unit, indices=None)
+        return replace(self, unit=unit, indices=None, source=None)
 
     def empty_latent(self) -> dict[str, Any]:
         return {"samples": torch.zeros_like(self.unit)}
@@ -137,3 +144,53 @@ def noise_of(
     start = like.start if like is not None else Start(0.0, 1.0, 0.0)
     scale = like.latent_in if like is not None else None
     return InvertedNoise(unit=drawn, start=start, seed=getattr(value, "seed", 0), latent_in=scale)
+
+
+def check_alike(found: Sequence[InvertedNoise]) -> None:
+    """Refuse noises that cannot be blended.
+
+    Raises:
+        InputError: of other sizes, or states at other levels or of other kinds of models.
+    """
+    first = found[0]
+    for i, noise in enumerate(found[1:], 2):
+        if noise.unit.shape[1:] != first.unit.shape[1:]:
+            raise InputError(
+                f"noises: 1 is {shape(first.unit)} and {i} is {shape(noise.unit)}; invert pictures of one size with "
+                f"one model"
+            )
+        if not noise.start.same_as(first.start):
+            raise InputError(
+                f"noises: 1 starts at sigma {first.start.sigma:.4g} and {i} at {noise.start.sigma:.4g} (or with "
+                f"another kind of model); invert both with one model and one largest sigma"
+            )
+
+
+def complaints(norms: Sequence[float], pairs: Sequence[tuple[int, int, float]], size: int) -> list[str]:
+    """What looks wrong with noises to be blended, of `size` numbers each, in words.
+
+    Args:
+        norms: `norm` of each.
+        pairs: (i, j, |cosine|) of those that are blended, counted from 1.
+    """
+    allowed = max(OFF_UNIT, CHANCE / (2 * size) ** 0.5)
+    return [
+        f"noise {i} is not unit noise (norm {norm:.3f}): its inversion left structure in it, or failed"
+        for i, norm in enumerate(norms, 1)
+        if abs(norm - 1) > allowed
+    ] + [
+        f"noises {i} and {j} are nearly parallel (|cosine| {closeness:.3f}): they hold the same picture or the same "
+        f"seed's noise, and the blend hardly moves"
+        for i, j, closeness in pairs
+        if closeness > NEARLY_PARALLEL
+    ]
+
+
+def norm(noise: Tensor) -> float:
+    """Of [B, ...], over sqrt(d), mean over the batch: 1 for unit noise."""
+    return float(noise.flatten(1).norm(dim=1).mean()) / noise[0].numel() ** 0.5
+
+
+def likeness(a: Tensor, b: Tensor) -> float:
+    """|cosine| of two noises [B, ...], the batch's largest."""
+    return float(cosine(a, b).abs().max())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..ssi_core.goal import GOALS, Goal
 from ..ssi_core.injection import DEFAULT_INJECTION, find_injection
-from ..ssi_core.skip import Auto, Choice
+from ..ssi_core.skip import Choice
 from ..ssi_core.skip_panel import skip_panel
 from .fields import CATEGORY, cfg_input, injection_input, prompt_inputs, refusal, seed_input
 from .host.guiders import guider_for
@@ -19,11 +19,10 @@ from .host.sampling import run_choice
 from .host.show import tell
 from .pictures import sheets
 
-GOALS: dict[str, Callable[[float, float], Auto]] = {
-    "gaussian": lambda psnr, leftover: Auto(),
-    "psnr": lambda psnr, leftover: Auto(psnr=psnr),
-    "leftover": lambda psnr, leftover: Auto(leftover=leftover),
-}
+
+def goal_of(name: str, **values: float) -> Goal:
+    """The goal of that name, with its own of the values that the node has inputs for."""
+    return Goal(name, values.get(name))
 
 
 class SSIAutoSkip(io.ComfyNode):
@@ -87,15 +86,9 @@ class SSIAutoSkip(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(
-        cls, psnr: float | None = None, leftover: float | None = None, injection: str | None = None
-    ) -> bool | str:
-        answers = (
-            refusal(lambda v: Auto(psnr=v), psnr),
-            refusal(lambda v: Auto(leftover=v), leftover),
-            refusal(find_injection, injection),
-        )
-        return next((said for said in answers if said is not True), True)
+    def validate_inputs(cls, injection: str | None = None) -> bool | str:
+        # What is named here core does not check, and one answer marks every input that is named.
+        return refusal(find_injection, injection)
 
     @classmethod
     def execute(
@@ -114,7 +107,7 @@ class SSIAutoSkip(io.ComfyNode):
         process = HostProcess.of(model)
         process.start(process.sigma_max)
         guider = guider_for(model, positive, negative, cfg)
-        choice = run_choice(guider, latent, GOALS[goal](psnr, leftover), injection, seed)
+        choice = run_choice(guider, latent, goal_of(goal, psnr=psnr, leftover=leftover), injection, seed)
         picture = sheets(len(choice.foretold.psnr), partial(skip_panel, choice))
         lines = [
             *([choice.reason] if choice.met else []),

@@ -12,6 +12,7 @@ from .demo import demo_denoiser
 from .denoiser import EDM, X0, Clipped, Denoiser, Eps, Guided, V, Velocity
 from .errors import Cancelled, DenoiserError, InputError
 from .gaussianity import Gaussianity, gaussianity
+from .goal import GOALS, Goal
 from .image import load_image, save_image
 from .injection import INJECTIONS, find_injection
 from .integration import Progress, Trajectory, integrate, unit_noise
@@ -28,13 +29,13 @@ from .schedule import (
     truncate,
 )
 from .singularity import SingularityCurve, singularity_curve
-from .skip import DEFAULT_SKIP, Auto, Choice, choose_skip
+from .skip import DEFAULT_SKIP, Choice, choose_skip
 from .solver import SOLVERS, find_solver
 from .version import __version__
 
 __all__ = [
-    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "INJECTIONS", "OU", "SOLVERS", "VE", "VP", "X0", "Auto",
-    "Cancelled", "Choice", "Clipped", "Denoiser", "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity",
+    "BLENDS", "DEFAULT_SKIP", "DEFAULT_SOLVER", "EDM", "GOALS", "INJECTIONS", "OU", "SOLVERS", "VE", "VP", "X0",
+    "Cancelled", "Choice", "Clipped", "Denoiser", "DenoiserError", "DiscreteVP", "Eps", "Flow", "Gaussianity", "Goal",
     "Guided", "InputError", "Inversion", "PixelModel", "Process", "Progress", "SingularityCurve", "Trajectory", "V",
     "Velocity", "__version__", "blend", "choose_skip", "cosine", "ddim_sigmas", "demo_denoiser", "exponential_sigmas",
     "find_injection", "find_solver", "flow_sigmas", "gaussianity", "given_sigmas", "integrate", "invert",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,12 +66,25 @@ def path_weights(count: int, frames: int, easing: str = "linear", loop: bool = F
         raise InputError(f"frames {frames}, inputs {count}: a path needs two or more of both")
     if easing not in EASINGS:
         raise InputError(f"easing {easing!r}: unknown; known are {', '.join(EASINGS)}")
-    segments = count if loop else count - 1
+    segments, last = (count, frames) if loop else (count - 1, frames - 1)
+    return weights_at([segments * frame / last for frame in range(frames)], count, EASINGS[easing], loop)
+
+
+def weights_at(
+    positions: Sequence[float], count: int, easing: Callable[[float], float] = EASINGS["linear"], loop: bool = False
+) -> list[list[float]]:
+    """Rows of weights of frames anywhere on the path through inputs 1 to `count`.
+
+    Args:
+        positions: 0 is input 1, 1/2 the middle between it and input 2; `count - 1` is the last input, and with `loop`
+            `count` is input 1 again.
+        count: inputs, 1 or more.
+        easing: from the share of a segment that is travelled to the weight of its second end.
+    """
     rows = []
-    for frame in range(frames):
-        position = segments * frame / (frames if loop else frames - 1)
-        segment = min(int(position), segments - 1)
-        share = EASINGS[easing](position - segment)
+    for position in positions:
+        segment = max(0, min(int(position), count - 1 if loop else count - 2))
+        share = easing(position - segment)
         row = [0.0] * count
         row[segment % count] = 1 - share
         row[(segment + 1) % count] += share

@@ -118,6 +118,9 @@ FIGURES: dict[str, Rule] = {
     "edge": Rule("correlation of |z| with the image's edges", 0.1, above="the image's edges show in the noise",
                  below="the image's edges show in the noise"),
 }  # fmt: skip
+OF_THE_WHOLE = frozenset({"mean", "std", "ks"})
+"""Figures of how large a noise is and where it lies, which the model's own picture of the world sets; the others are of
+its structure, which more injected noise covers."""
 
 
 def gaussianity(noise: Tensor, image: Tensor | None = None) -> Gaussianity:

@@ -17,10 +17,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .artifact import replacing
+from .canvas import Canvas, wrap
 from .errors import InputError
 
 SMALLEST_SIDE = 8
 """A picture with a side under this many pixels holds nothing that could be inverted."""
+MOST_PIXELS = 2**28
+"""Of a picture, or of all frames of an animation, that is written: one of 16384x16384, or 256 of 1024x1024. That is
+3/4 GiB of bytes; a sheet holds it as float32, 3 GiB, and to write it takes as much again."""
+CAPTION = 18
+"""Height of the words above a contact sheet, in pixels."""
 
 
 def load_image(path: str | Path, size: int | None = None) -> Tensor:
@@ -73,15 +79,20 @@ def fit(image: Tensor, size: int) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """[B, C, H, W] in [-1, 1] (C = 1 or 3, values outside are clipped) to uint8 [B, H, W, 3]."""
-    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    levels = image.detach().float().cpu().clamp(-1, 1).add_(1).mul_(127.5).round_().byte()
     return levels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
 
 
 def save_image(image: Tensor, path: str | Path) -> None:
-    """Write one picture [C, H, W] or [1, C, H, W] in [-1, 1]; the suffix chooses the format; atomic."""
+    """Write one picture [C, H, W] or [1, C, H, W] in [-1, 1]; the suffix chooses the format; atomic.
+
+    Raises:
+        InputError: a batch; or as `save_picture`.
+    """
     batch = image if image.ndim == 4 else image[None]
     if len(batch) != 1:
         raise InputError(f"picture {path}: one image is wanted, found a batch of {len(batch)}")
+    check_pixels(f"picture {path}", batch.shape[-1], batch.shape[-2])
     save_picture(Image.fromarray(to_pixels(batch)[0]), Path(path))
 
 
@@ -99,10 +110,11 @@ def save_animation(frames: Tensor, path: str | Path, *, fps: float = 12.0, scale
         scale: whole-number magnification, for small pictures.
 
     Raises:
-        InputError: another suffix, no PyAV, or a folder that cannot be written to.
+        InputError: another suffix, no PyAV, too many pixels (`check_pixels`), or a folder that cannot be written to.
     """
     path = Path(path)
     kind = check_animation(path)
+    check_pixels(f"animation {path}", frames.shape[-1] * scale, frames.shape[-2] * scale, len(frames))
     pixels = to_pixels(frames).repeat(scale, axis=1).repeat(scale, axis=2)
     if kind == "mp4":
         _save_video(pixels, path, fps)
@@ -122,6 +134,20 @@ def check_animation(path: Path) -> str:
     return kind
 
 
+def check_pixels(what: str, width: int, height: int, frames: int = 1) -> None:
+    """Refuse what is too large to be written; to be asked before the work that would be lost, and by every writer.
+
+    Raises:
+        InputError: naming `what`: it would have more than `MOST_PIXELS`.
+    """
+    if width * height * frames > MOST_PIXELS:
+        many, fewer = (f"{frames:,} frames of ", " or the number of frames") if frames > 1 else ("", "")
+        raise InputError(
+            f"{what}: {many}{width}x{height} pixels are too much; at most {MOST_PIXELS:,} pixels are written in all: "
+            f"lower the scale{fewer}"
+        )
+
+
 def _save_video(pixels: np.ndarray, path: Path, fps: float) -> None:
     import av
 
@@ -136,14 +162,51 @@ def _save_video(pixels: np.ndarray, path: Path, fps: float) -> None:
         box.mux(stream.encode())
 
 
-def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2) -> Tensor:
-    """Lay rows of pictures [N, C, H, W] in [-1, 1] out on white; returns [1, 3, H', W']."""
-    tiles = [torch.nn.functional.interpolate(row.float(), scale_factor=float(scale)) for row in rows]
-    padded = [torch.nn.functional.pad(row, (gap, gap, gap, gap), value=1.0) for row in tiles]
-    strips = [torch.cat(list(row.expand(-1, 3, -1, -1)), dim=-1) for row in padded]
-    widest = max(strip.shape[-1] for strip in strips)
-    filled = [torch.nn.functional.pad(strip, (0, widest - strip.shape[-1]), value=1.0) for strip in strips]
-    return torch.cat(filled, dim=-2)[None]
+def contact_sheet(rows: Sequence[Tensor], *, scale: int = 1, gap: int = 2, captions: Sequence[str] = ()) -> Tensor:
+    """Lay rows of pictures [N, C, H, W] in [-1, 1] out on white; returns [1, 3, H', W'].
+
+    Args:
+        scale: whole-number magnification of each.
+        gap: white around each, in pixels of the sheet.
+        captions: words above the pictures of the first row, cut off where they are wider.
+
+    Raises:
+        InputError: too many pixels (`check_pixels`).
+    """
+    sizes = [(len(row), row.shape[-1], row.shape[-2]) for row in rows]
+    width, height = sheet_size(sizes, scale=scale, gap=gap, captions=captions)
+    check_pixels("sheet of pictures", width, height)
+    sheet, top = torch.ones(1, 3, height, width), gap
+    if captions:
+        sheet[..., :CAPTION, :] = _captioned(captions, rows[0].shape[-1] * scale + 2 * gap, width)
+        top += CAPTION
+    for row in rows:
+        high, wide = row.shape[-2] * scale, row.shape[-1] * scale
+        for i, picture in enumerate(row.split(1)):
+            left = gap + i * (wide + 2 * gap)
+            tile = torch.nn.functional.interpolate(picture.float(), scale_factor=float(scale))
+            sheet[..., top : top + high, left : left + wide] = tile
+        top += high + 2 * gap
+    return sheet
+
+
+def sheet_size(
+    rows: Sequence[tuple[int, int, int]], *, scale: int = 1, gap: int = 2, captions: Sequence[str] = ()
+) -> tuple[int, int]:
+    """(width, height) of a contact sheet of rows of (pictures, width, height of each)."""
+    widths = [count * (width * scale + 2 * gap) for count, width, _ in rows]
+    heights = [height * scale + 2 * gap for _, _, height in rows]
+    return max(widths), sum(heights) + (CAPTION if captions else 0)
+
+
+def _captioned(captions: Sequence[str], column: int, width: int) -> Tensor:
+    """Words centred over columns: [1, 3, CAPTION, width] in [-1, 1]."""
+    canvas = Canvas(width, CAPTION)
+    for i, words in enumerate(captions):
+        for line in wrap(words, 12, column, lines=1):
+            canvas.text((i + 0.5) * column, CAPTION - 4, line, 12, anchor="ms")
+    pixels = torch.from_numpy(np.array(canvas.finished()))
+    return pixels.permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
@@ -166,8 +229,9 @@ def save_picture(picture: Image.Image, path: Path, **options: object) -> None:
     """Write a Pillow picture; the suffix chooses the format; atomic.
 
     Raises:
-        InputError: an unknown suffix, or a folder that cannot be written to.
+        InputError: an unknown suffix, too many pixels (`check_pixels`), or a folder that cannot be written to.
     """
+    check_pixels(f"picture {path}", *picture.size)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None:
         raise InputError(f"picture {path}: unknown suffix {path.suffix!r}; use .png or .webp")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -19,12 +19,13 @@ from torch import Tensor
 from .artifact import load_tensors, save_tensors
 from .denoiser import Denoiser
 from .errors import InputError
+from .goal import Goal
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
 from .integration import Callback, Told, integrate, seeds_for, unit_noise
 from .process import Process, process_from
 from .schedule import Grid, given_sigmas, truncate
-from .skip import DEFAULT_SKIP, Auto, Choice, choose_skip
+from .skip import DEFAULT_SKIP, Choice, choose_skip, resolved
 from .solver import Solver, find_solver
 from .version import __version__
 
@@ -123,7 +124,7 @@ def invert(
     x0: Tensor,
     sigmas: Tensor | Sequence[float],
     *,
-    skip: float | Literal["auto"] | Auto = DEFAULT_SKIP,
+    skip: float | str | Goal = DEFAULT_SKIP,
     solver: str | Solver = DEFAULT_SOLVER,
     injection: str | Injection = DEFAULT_INJECTION,
     seed: int | Sequence[int] = 0,
@@ -140,9 +141,10 @@ def invert(
             float64; the state is kept in this dtype.
         sigmas: a schedule (`ssi_core.schedule`), in flow sigmas for a flow process.
         skip: sigma_skip, in the schedule's sigmas. 0 is the base method: no noise, x0 taken to lie at the
-            schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0). "auto", or
-            an `Auto` with another goal, chooses one for these images (`ssi_core.skip`) with at most 8 evaluations more,
-            and the injection's for each level looked at; `Inversion.choice` has the forecast.
+            schedule's smallest positive sigma (`ddim-target`, `fixed-point` and `exact` truly start at 0). A
+            `Goal`, or its name ("auto", "psnr=40", "leftover=0.1"), chooses one for these images (`ssi_core.skip`)
+            with at most 8 evaluations more, and the injection's for each level looked at; `Inversion.choice` has the
+            forecast.
         solver: a registered name (`ssi_core.solver.SOLVERS`) or a function of the same signature.
         injection: how noise is put in at sigma_skip, a registered name (`ssi_core.injection.INJECTIONS`) or a function
             of the same signature.
@@ -164,18 +166,20 @@ def invert(
     check_images(x0, denoise, "x0")
     entry, process = find_solver(solver), process_of(denoise, process)
     put_in, choice = find_injection(injection), None
-    if isinstance(skip, Auto) or skip == "auto":
-        goal = skip if isinstance(skip, Auto) else Auto()
+    if isinstance(skip, str):
+        skip = Goal.parse(skip)
+    if isinstance(skip, Goal):
         choice = choose_skip(
-            denoise, x0, sigmas, goal, injection=put_in.inject, seed=seed, process=process, progress=progress
+            denoise, x0, sigmas, skip, injection=put_in.inject, seed=seed, process=process, progress=progress
         )
         skip = choice.skip
-    try:
-        skip = float(skip)
-    except (TypeError, ValueError):
-        raise InputError(f"skip {skip!r}: must be a number, or 'auto'") from None
+    if isinstance(skip, bool) or not isinstance(skip, SupportsFloat):
+        raise InputError(f"skip {skip!r}: must be a number, or a goal such as 'auto'")
+    skip = float(skip)
     way_back = truncate(sigmas, skip, grid)
     check_range(way_back, skip, denoise, process)
+    if choice is not None:
+        choice = replace(choice, resolved=resolved(way_back, entry.solver, process))
     seeds = seeds_for(seed, len(x0))
 
     rising = way_back.flip(0).tolist()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .blend import BLENDS, blend
 from .denoiser import Denoiser
-from .errors import Cancelled, InputError
+from .errors import Cancelled, DenoiserError, InputError
 from .frames import EASINGS
 from .integration import Progress
 from .inversion import Inversion, reconstruct
@@ -31,6 +31,11 @@ EVEN_ENOUGH = 1.5
 
 Notice = Callable[[str, int, int], bool | None]
 """(what is done, frames done, frames to do); returning False (not None) cancels."""
+Watch = Callable[[int, int, int], None]
+"""(steps done, steps to do, evaluations so far) of frames that are sampled together; raises `Cancelled`."""
+Sample = Callable[[Tensor, Tensor, Watch], Tensor]
+"""(unit noise [B, C, ...], positions [B], watch) -> frames [B, C, ...]: the way back. It tells `watch` after steps, and
+of all evaluations by the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +43,15 @@ class Morph:
     """Frames and how they were come by."""
 
     frames: Tensor
-    """[F, C, H, W] float32 on the CPU, in the keyframes' range but for what overshoots."""
+    """[F, C, ...] float32 on the CPU, in the keyframes' range but for what overshoots."""
     positions: tuple[float, ...]
     """[F]: k is keyframe k, k + 1/2 the middle between k and the next; with `loop` the last keyframe leads to 0."""
     steps: tuple[float, ...]
     """Distance from each frame to the next (with `loop` also from the last to the first): RMS over the values."""
     nfe: int
     """Evaluations, each of one frame, frames that were only measured included."""
+    lost: tuple[float, ...]
+    """RMS of what the reconstruction lacks of each keyframe, which was carried; 0 where the picture was not given."""
 
     @property
     def evenness(self) -> float:
@@ -78,8 +85,8 @@ def morph(
             keyframe, so that keyframes are the pictures themselves.
         easing: of each segment, one of `frames.EASINGS`: in distance travelled ("even") or in angle ("angle").
         loop: lead from the last keyframe back to the first.
-        pace: "even" places frames by the distance the pictures travel, which takes two to four times the evaluations;
-            "angle" by the angle between noises.
+        pace: "even" places frames by the distance the pictures travel, which takes mostly two or three times the
+            evaluations (at most nine); "angle" by the angle between noises.
         method: of `blend.BLENDS`.
         batch: frames sampled together.
         conditioned: positions [B] -> the denoiser of these frames, for prompts or classes that change along the path;
@@ -94,10 +101,51 @@ def morph(
             hold several pictures, originals of another shape, an unknown easing, pace or method.
         DenoiserError, Cancelled: as `reconstruct`.
     """
-    check_path(len(keyframes), frames, easing=easing, pace=pace, method=method, batch=batch)
-    _check_alike(keyframes, originals)
-    segments = len(keyframes) if loop else len(keyframes) - 1
-    album = _Album(denoise, keyframes, originals, method, batch, conditioned, notice)
+    _check_alike(keyframes)
+
+    def sample(noise: Tensor, positions: Tensor, watch: Watch) -> Tensor:
+        def progress(now: Progress) -> None:
+            watch(now.step, now.steps, now.nfe)
+
+        model, one = denoise if conditioned is None else conditioned(positions), keyframes[0]
+        return reconstruct(model, noise, one.sigmas, solver=one.solver, process=one.process, progress=progress)
+
+    return morph_by(
+        sample, [one.noise for one in keyframes], frames, originals=originals, easing=easing, loop=loop, pace=pace,
+        method=method, batch=batch, notice=notice,
+    )  # fmt: skip
+
+
+def morph_by(
+    sample: Sample,
+    noises: Sequence[Tensor],
+    frames: int,
+    *,
+    originals: Sequence[Tensor | None] | None = None,
+    easing: str = "linear",
+    loop: bool = False,
+    pace: str = "even",
+    method: str = "slerp",
+    batch: int = 16,
+    notice: Notice | None = None,
+) -> Morph:
+    """`morph` for whoever samples in a way of their own, as a host does.
+
+    Args:
+        sample: gives the frames of some noises; always the same one for a noise, whatever the frames beside it.
+        noises: unit noise [1, C, ...] of each keyframe.
+        frames, easing, loop, pace, method, batch, notice: as in `morph`.
+        originals: as in `morph`, in the range of what `sample` gives.
+
+    Raises:
+        InputError: as `morph`.
+        DenoiserError: frames that hold NaN or Inf.
+        Cancelled: `notice` returned False.
+    """
+    check_path(len(noises), frames, easing=easing, pace=pace, method=method, batch=batch)
+    _check_shapes(noises, originals)
+    segments = len(noises) if loop else len(noises) - 1
+    album = _Album(sample, noises, originals, method, batch, notice)
     if pace == "angle":
         positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS[easing], loop)
         album.take(positions, "sampling frames")
@@ -110,8 +158,8 @@ def morph(
                 break
             lengths, ways = zip(*(album.travelled(s) for s in range(segments)), strict=True)
             positions = placed(lengths, ways, frames, EASINGS[easing], loop)
-    found = album.at(positions)
-    return Morph(found, tuple(positions), tuple(album.steps(positions, loop)), album.nfe)
+    steps = tuple(album.steps(positions, loop))
+    return Morph(album.at(positions), tuple(positions), steps, album.nfe, album.lost)
 
 
 Way = Callable[[float], float]
@@ -153,25 +201,24 @@ class _Album:
 
     def __init__(
         self,
-        denoise: Denoiser,
-        keyframes: Sequence[Inversion],
+        sample: Sample,
+        noises: Sequence[Tensor],
         originals: Sequence[Tensor | None] | None,
         method: str,
         batch: int,
-        conditioned: Callable[[Tensor], Denoiser] | None,
         notice: Notice | None,
     ) -> None:
-        self.denoise, self.keyframes, self.method, self.batch = denoise, keyframes, method, batch
-        self.conditioned, self.notice = conditioned, notice
+        self.sample, self.noises, self.method, self.batch, self.notice = sample, noises, method, batch, notice
         self.frames: dict[float, Tensor] = {}
         self.nfe = 0
         self.residuals: list[Tensor] | None = None
-        self.take([float(k) for k in range(len(keyframes))], "sampling keyframes")
-        known = originals or [None] * len(keyframes)
+        self.take([float(k) for k in range(len(noises))], "sampling keyframes")
+        known = originals or [None] * len(noises)
         self.residuals = [
             torch.zeros_like(self.frames[k]) if given is None else given[0].detach().float().cpu() - self.frames[k]
             for k, given in enumerate(known)
         ]
+        self.lost = tuple(float(residual.double().square().mean().sqrt()) for residual in self.residuals)
         self.frames = {k: frame + self.residuals[int(k)] for k, frame in self.frames.items()}
 
     def take(self, positions: Sequence[float], what: str) -> None:
@@ -183,18 +230,20 @@ class _Album:
                 self.frames[position] = self._carried(position, frame)
 
     def _sampled(self, positions: list[float], what: str, before: int, of: int) -> Tensor:
-        first, count, spent = self.keyframes[0], len(positions), self.nfe
+        count, spent = len(positions), self.nfe
 
-        def watch(now: Progress) -> None:
-            self.nfe = spent + count * now.nfe
-            done = before + count * now.step // now.steps
+        def watch(step: int, steps: int, nfe: int) -> None:
+            self.nfe = spent + count * nfe
+            done = before + count * step // steps
             if self.notice is not None and self.notice(what, done, of) is False:
                 raise Cancelled(f"cancelled after {done} of {of} frames ({what})")
 
-        denoise = self.denoise if self.conditioned is None else self.conditioned(torch.tensor(positions))
         noise = torch.cat([self._noise(p) for p in positions])
-        found = reconstruct(denoise, noise, first.sigmas, solver=first.solver, process=first.process, progress=watch)
-        return found.float().cpu()
+        found = self.sample(noise, torch.tensor(positions), watch).float().cpu()
+        bad = [f"{p:.3g}" for p, frame in zip(positions, found, strict=True) if not bool(frame.isfinite().all())]
+        if bad:
+            raise DenoiserError(f"frames: the model gave NaN or Inf at position(s) {', '.join(bad)} (0 is keyframe 0)")
+        return found
 
     def at(self, positions: Sequence[float]) -> Tensor:
         return torch.stack([self.frames[self._wrapped(p)] for p in positions])
@@ -214,15 +263,15 @@ class _Album:
 
     def _wrapped(self, position: float) -> float:
         """The end of a loop is its beginning."""
-        return 0.0 if position == len(self.keyframes) else float(position)
+        return 0.0 if position == len(self.noises) else float(position)
 
     def _ends(self, position: float) -> tuple[int, int, float]:
-        segment = min(int(position), len(self.keyframes) - 1)
-        return segment, (segment + 1) % len(self.keyframes), position - segment
+        segment = min(int(position), len(self.noises) - 1)
+        return segment, (segment + 1) % len(self.noises), position - segment
 
     def _noise(self, position: float) -> Tensor:
         a, b, share = self._ends(position)
-        first, second = self.keyframes[a].noise, self.keyframes[b].noise
+        first, second = self.noises[a], self.noises[b]
         return first if share == 0 else blend([first, second], [1 - share, share], self.method)
 
     def _carried(self, position: float, frame: Tensor) -> Tensor:
@@ -262,25 +311,28 @@ def check_path(
         raise InputError(f"batch {batch}: must be 1 or more")
 
 
-def _check_alike(keyframes: Sequence[Inversion], originals: Sequence[Tensor | None] | None) -> None:
-    first = keyframes[0]
+def _check_alike(keyframes: Sequence[Inversion]) -> None:
     for i, one in enumerate(keyframes):
-        if len(one.noise) != 1:
-            raise InputError(f"keyframe {i}: holds {len(one.noise)} pictures; give each its own inversion")
-        if one.noise.shape != first.noise.shape:
-            raise InputError(
-                f"keyframe {i}: noise of shape {tuple(one.noise.shape)}, keyframe 0's is {tuple(first.noise.shape)}"
-            )
+        first = keyframes[0]
         if one.process != first.process or not torch.equal(one.sigmas, first.sigmas) or one.solver != first.solver:
             raise InputError(
                 f"keyframe {i}: was inverted otherwise than keyframe 0 (process, schedule, skip or solver); invert all "
                 f"alike"
             )
-    known = [None] * len(keyframes) if originals is None else originals
-    if len(known) != len(keyframes):
-        raise InputError(f"originals: {len(known)} for {len(keyframes)} keyframes; give one each, or None")
+
+
+def _check_shapes(noises: Sequence[Tensor], originals: Sequence[Tensor | None] | None) -> None:
+    first = noises[0]
+    for i, one in enumerate(noises):
+        if len(one) != 1:
+            raise InputError(f"keyframe {i}: holds {len(one)} pictures; give each its own inversion")
+        if one.shape != first.shape:
+            raise InputError(f"keyframe {i}: noise of shape {tuple(one.shape)}, keyframe 0's is {tuple(first.shape)}")
+    known = [None] * len(noises) if originals is None else originals
+    if len(known) != len(noises):
+        raise InputError(f"originals: {len(known)} for {len(noises)} keyframes; give one each, or None")
     for i, given in enumerate(known):
-        if given is not None and given.shape != first.noise.shape:
+        if given is not None and given.shape != first.shape:
             raise InputError(
-                f"original {i}: shape {tuple(given.shape)}, its noise is of {tuple(first.noise.shape)}; fit it first"
+                f"original {i}: shape {tuple(given.shape)}, its noise is of {tuple(first.shape)}; fit it first"
             )

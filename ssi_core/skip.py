@@ -1,13 +1,14 @@
 """Where to begin: sigma_skip, chosen from a handful of evaluations on the image itself.
 
-Two things are foretold at a level s, and both follow power laws closely enough for two points to tell where they reach
-a goal:
+Two things are foretold at a level s, and followed along power laws to where they reach a goal (`ssi_core.goal`):
 
 - what will be lost: the way back ends in D at about the x that the way up began at, so that |D(x_s) - x0|^2 is the
-  error of the reconstruction. One evaluation;
-- how Gaussian the noise will be: a walk of `WALK` levels from x_s to a signal-to-noise ratio of `TOP_SNR`, four
-  evaluations, gives a noise whose structure is that of the whole inversion's, though its size is not. It is judged by
-  the figures of the verdict, brought to unit variance first.
+  error of the reconstruction. One evaluation, a look;
+- how Gaussian the noise will be: a walk of a few evaluations from x_s to a signal-to-noise ratio of `TOP_SNR` gives a
+  noise that fails and passes by the figures of the verdict as the whole inversion's does, once its size is mended.
+
+The size: the noise that D leaves grows along the way, since what D took of it at s it gives back further up. A walk of
+n evaluations sees all of that growth but a share that falls as 1/n^2, as the error of a second-order solver does.
 
 What is foretold holds where the inversion itself follows its trajectory: second-order solvers, and levels as near as
 those of 20 steps (`resolved`). What a coarser walk loses comes on top, and nothing here sees it.
@@ -18,7 +19,7 @@ Everything here is of our own; docs/beyond.md has the measurements it rests on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +27,8 @@ from torch import Tensor
 
 from .denoiser import Denoiser, like
 from .errors import Cancelled, InputError
-from .gaussianity import FIGURES, gaussianity
+from .gaussianity import gaussianity
+from .goal import LOOKS, Goal
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
 from .integration import Callback, Progress, integrate, seeds_for, unit_noise
@@ -37,73 +39,33 @@ from .schedule import exponential_sigmas, given_sigmas
 from .solver import Solver, find_solver
 
 DEFAULT_SKIP = 0.07
-"""(VE) sigma."""
+"""In the schedule's sigmas."""
 EVALUATIONS = 8
-"""That choosing takes at most, what an injection evaluates itself left out: two walks, or a walk and four looks."""
-WALK = 5
-"""Levels of the short walk; one evaluation fewer."""
+"""That choosing takes at most, what an injection evaluates itself left out."""
 TOP_SNR = 0.01
-"""Where it ends: (VE) sigma 10. Above, large steps spoil the noise more than the structure that is left changes."""
+"""Where a walk ends: (VE) sigma 10. Above, large steps spoil the noise more than the structure that is left changes."""
 WALKER = "dpmpp-2m"
-SHAPE = tuple(name for name in FIGURES if name not in ("mean", "std", "ks", "chi_z"))
-"""Figures that the short walk tells of the noise as they are, once it has unit variance. Of the mean and the
-distribution it tells nothing."""
-SHRINKS = 2.0
-"""How much further the variance of the short walk's noise collapses than that of the whole one's."""
-FIRST = 0.03
+GROWS = 3.0
+"""Over n^2: the share of the noise's growth that a walk of n evaluations does not see."""
+FIRST = 0.02
 """(VE) sigma of the first trial."""
 LOWEST, HIGHEST = 0.002, 1.0
 """(VE) sigmas between which a skip is chosen."""
-SAFETY = 1.3
-"""By which a skip for the verdict is raised: the short walk is not the whole one."""
+REACH = 7.0
+"""Factor over the last walk that an answer may lie at."""
+STRIDE = 3.5
+"""Factor from a skip to the schedule's next level at most; a longer first step shrinks the noise by itself."""
 RESOLVED, FLAT = 1.8, 80.0
 """Levels for each factor e of (VE) sigma, up to `FLAT`, under which a forecast is not to be trusted: 13 from 0.07."""
+NEAR = 3.0
+"""Factor from level to level, up to where walks end, over which it is not either."""
 ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
-BEYOND = 3.0
-"""Factor over the largest level looked at that an answer may lie at."""
-APART = 1.5
-"""Factor that two trials lie apart at least, so that they tell a slope."""
-
-
-@dataclass(frozen=True)
-class Auto:
-    """What a skip is chosen for; nothing given: the most faithful noise that passes the verdict of Gaussianity."""
-
-    psnr: float | None = None
-    """dB of the reconstruction, of images in [-1, 1]: the largest skip that keeps it, so the most Gaussian noise."""
-    leftover: float | None = None
-    """In (0, 1): the smallest skip that leaves no larger share of the noise that is not what was injected."""
-
-    def __post_init__(self) -> None:
-        if self.psnr is not None and self.leftover is not None:
-            raise InputError("skip: psnr and leftover are two goals; give one of them")
-        if self.psnr is not None and not 0 < self.psnr < 200:
-            raise InputError(f"skip: psnr {self.psnr} dB: must lie between 0 and 200")
-        if self.leftover is not None and not 0 < self.leftover < 1:
-            raise InputError(f"skip: leftover {self.leftover}: a share between 0 and 1 is wanted")
-
-    @staticmethod
-    def parse(text: str) -> Auto:
-        """`auto`, `psnr=40` or `leftover=0.05`.
-
-        Raises:
-            InputError: anything else.
-        """
-        name, equals, number = text.strip().partition("=")
-        if name == "auto" and not equals:
-            return Auto()
-        try:
-            return {"psnr": lambda v: Auto(psnr=v), "leftover": lambda v: Auto(leftover=v)}[name](float(number))
-        except (KeyError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"skip {text!r}: a sigma, auto, psnr=DB or leftover=SHARE is wanted") from None
-
-    def __str__(self) -> str:
-        if self.psnr is not None:
-            return f"{self.psnr:g} dB"
-        return "the verdict" if self.leftover is None else f"{100 * self.leftover:g}% leftover"
+LIKELY = {"psnr": 1.2, "leftover": 0.6, "margin": 0.8}
+"""d ln(figure) / d ln(1/sigma), of decibels of their power, that is assumed beyond the trials."""
+DOUBT, BEYOND_DOUBT = 0.3, 1.5
+"""How far, in ln(sigma), two trials must lie apart for their slope to weigh as the likely one does: between them, and,
+of walks, beyond them, where their curves bend."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +83,20 @@ class Trial:
     is about rho = s^2 / (s^2 + sigma^2), as is the cosine between two seeds' noises.
     """
     margin: Tensor
-    """[B]: how much of what the verdict allows is used up (`Gaussianity.margin`), by `SHAPE` and size; NaN likewise."""
+    """[B]: how much of what the verdict allows is used up (`Gaussianity.margin`); NaN likewise."""
+    evaluations: int = 0
+    """That it rests on: 1 is a look, more are a walk; 0 where it is foretold, or is what happened."""
+
+    def worst(self, goal: Goal) -> float:
+        """The goal's figure, of the image that is furthest from it."""
+        values: Tensor = getattr(self, goal.kind.figure)
+        return float(values.min() if goal.kind.keeps else values.max())
 
     def sample(self, i: int) -> Trial:
-        """Of image i alone."""
-        return Trial(self.sigma, *(values[i : i + 1] for values in (self.psnr, self.leftover, self.margin)))
+        """Image i alone."""
+        return Trial(
+            self.sigma, self.psnr[i : i + 1], self.leftover[i : i + 1], self.margin[i : i + 1], self.evaluations
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +105,9 @@ class Choice:
 
     skip: float
     """In the schedule's sigmas."""
-    goal: Auto
+    goal: Goal
     met: bool
-    """Whether the goal is foretold to be met for every image of the batch, by a walk that is `resolved`."""
+    """Whether the goal is foretold to be met for every image of the batch; see `resolved`."""
     trials: tuple[Trial, ...]
     """What was looked at, by rising sigma."""
     foretold: Trial
@@ -144,27 +115,31 @@ class Choice:
     nfe: int
     """Evaluations spent, each over the whole batch."""
     process: Process
-
-    def sample(self, i: int) -> Choice:
-        """The same choice, with what is foretold of image i alone."""
-        trials = tuple(trial.sample(i) for trial in self.trials)
-        return replace(self, trials=trials, foretold=self.foretold.sample(i))
+    resolved: bool = True
+    """Whether the inversion that it was chosen for is fine enough for the forecast; True while none is known."""
 
     def at(self, sigma: float) -> Trial:
         """What the trials foretell for another level, along the power law through them."""
-        return _between(self.trials, sigma, self.process)
+        return _foretell(self.trials, sigma, self.process)
+
+    def sample(self, i: int) -> Choice:
+        """What is told of image i; skip, goal and `met` are the batch's."""
+        trials = tuple(trial.sample(i) for trial in self.trials)
+        return replace(self, trials=trials, foretold=self.foretold.sample(i))
 
     @property
     def reason(self) -> str:
         """One sentence."""
         worst = f"{float(self.foretold.psnr.min()):.1f} dB"
         told = f"skip {self.skip:.3g} for {self.goal}: {worst} and {_share(self.foretold.leftover)} leftover foretold"
-        if self.met and self.goal.psnr is not None and float(self.process.ratio(self.skip)) >= 0.99 * HIGHEST:
+        if self.met and self.goal.kind.keeps and float(self.process.ratio(self.skip)) >= 0.99 * HIGHEST:
             told += "; it is the largest that is considered"
         if not self.met:
             told += "; no skip is foretold to reach that goal"
-            if self.goal == Auto():
-                told += ", so it is the default: the model does not know such pictures well enough"
+            if self.goal == Goal():
+                told += f" (the model does not know such pictures), so it stays at {self.skip:.3g}"
+        if not self.resolved:
+            told += "; the steps lie too far apart for a forecast: more of them, and a second-order solver, hold better"
         return f"{told} ({self.nfe} evaluations)"
 
 
@@ -172,7 +147,7 @@ def choose_skip(
     denoise: Denoiser,
     x0: Tensor,
     sigmas: Tensor | Sequence[float],
-    goal: Auto = Auto(),  # frozen
+    goal: Goal | str = Goal(),  # noqa: B008  # frozen
     *,
     injection: str | Injection = DEFAULT_INJECTION,
     seed: int | Sequence[int] = 0,
@@ -182,8 +157,9 @@ def choose_skip(
     """Choose sigma_skip for images, one for the whole batch: the one that the most demanding image needs.
 
     Args:
-        denoise, x0, sigmas, seed, process: as in `invert`; the same seed gives the same injected noise here and there.
-        goal: see `Auto`.
+        denoise, x0, seed, process: as in `invert`; the same seed gives the same injected noise here and there.
+        sigmas: as in `invert`; or no more than its first and its last level, where the steps are not known yet.
+        goal: what for, or its text (`Goal.parse`).
         injection: as in `invert`; what it evaluates itself is spent at each level that is looked at, on top of the 8
             evaluations.
         progress: called after every evaluation; may cancel.
@@ -194,6 +170,10 @@ def choose_skip(
     Raises:
         InputError, DenoiserError, Cancelled: as `invert`.
     """
+    if isinstance(goal, str):
+        goal = Goal.parse(goal)
+    if not isinstance(goal, Goal):
+        raise InputError(f"goal {goal!r}: a Goal, or its text such as 'psnr=40', is wanted")
     check_images(x0, denoise, "x0")
     process = process_of(denoise, process)
     grid = given_sigmas(sigmas)
@@ -206,27 +186,58 @@ def choose_skip(
         raise InputError(f"sigmas: begin at {top:g}, which leaves no room to choose a skip in; give it")
     check_range(given_sigmas([top, look.sigma(low)]), look.sigma(low), denoise, process)
 
-    seek = _SEEK["psnr" if goal.psnr is not None else "verdict" if goal.leftover is None else "leftover"]
+    search = goal.kind.search
     trials: list[Trial] = []
     v = min(max(FIRST, low), high)
-    for _ in range(seek.trials):
-        trials.append(look(v, walk=seek.walks))
-        v = seek.next_level(trials, goal, look.ve, low, high)
-        if not seek.walks and abs(math.log(v / look.ve(trials[-1].sigma))) < 0.01:
+    for evaluations in search.walks or [1] * LOOKS:
+        trials.append(look.walk(v, evaluations) if search.walks else look(v))
+        last = len(trials) == (len(search.walks) or LOOKS)
+        v = follow(goal, [(look.ve(t.sigma), t.worst(goal)) for t in trials], last=last)
+        if search.walks and last:
+            v = min(v, REACH * look.ve(trials[-1].sigma)) * search.safety
+        v = min(max(v, low), high)
+        if not search.walks and abs(math.log(v / look.ve(trials[-1].sigma))) < 0.01:
             break
-    v = min(max(v, low), high)
-    if not seek.walks:
-        trials.append(look(v, walk=True))
+    if search.walks:
+        above = [level for level in (look.ve(float(sigma)) for sigma in grid[1:-1]) if level > v]
+        v = max(v, min(above, default=0.0) / STRIDE)
+    else:
+        trials.append(look.walk(v, EVALUATIONS - LOOKS))
     ordered = tuple(sorted(trials, key=lambda t: t.sigma))
     skip = look.sigma(v)
-    foretold = _between(ordered, skip, process)
-    lacks = seek.lacks(foretold, goal)
-    met = lacks >= -ENOUGH if goal.psnr is not None else lacks <= ENOUGH
-    if goal == Auto() and not met:
+    foretold = _foretell(ordered, skip, process)
+    lacks = goal.lacks(foretold.worst(goal))
+    met = lacks >= -ENOUGH if goal.kind.keeps else lacks <= ENOUGH
+    if goal == Goal() and not met:
         # More noise would cost the picture and not help.
-        skip = look.sigma(min(max(DEFAULT_SKIP, low), high))
-        foretold = _between(ordered, skip, process)
+        skip = min(max(DEFAULT_SKIP, look.sigma(low)), look.sigma(high))
+        foretold = _foretell(ordered, skip, process)
     return Choice(skip, goal, met, ordered, foretold, look.denoise.nfe, process)
+
+
+def follow(goal: Goal, seen: Sequence[tuple[float, float]], *, last: bool) -> float:
+    """Where the goal is to be looked for next, or after the last trial the answer, before its safety.
+
+    Args:
+        seen: (VE) sigma and the goal's figure of every trial, as they were made. The last one tells the most.
+    """
+    search = goal.kind.search
+    u, lacks = math.log(seen[-1][0]), goal.lacks(seen[-1][1])
+    slope = search.last if last else search.first
+    if len(seen) > 1:
+        before, lacked = math.log(seen[-2][0]), goal.lacks(seen[-2][1])
+        slope = _slope(u - before, lacked - lacks, slope, search.apart, search.first)
+    if lacks < 0:
+        slope = max(slope, search.down)
+    return math.exp(u + lacks / slope)
+
+
+def _slope(apart: float, fall: float, assumed: float, doubt: float, likely: float) -> float:
+    """A slope between two trials, trusted the more the further they lie apart."""
+    if apart == 0:
+        return assumed
+    trust = apart**2 / (apart**2 + doubt**2)
+    return trust * min(max(fall / apart, likely / 4), 4 * likely) + (1 - trust) * assumed
 
 
 def leftover(noise: Tensor, injected: Tensor) -> Tensor:
@@ -236,9 +247,10 @@ def leftover(noise: Tensor, injected: Tensor) -> Tensor:
 
 def resolved(sigmas: Tensor, solver: str | Solver, process: Process) -> bool:
     """Whether an inversion over this way back follows its trajectory closely enough for a forecast to hold."""
-    low, high = (float(process.ratio(float(sigma))) for sigma in (sigmas[-2], sigmas[0]))
-    levels = len(sigmas) - 1
-    return find_solver(solver).order != 1 and levels >= RESOLVED * math.log(min(high, FLAT) / low)
+    ratios = process.ratio(sigmas[:-1])
+    enough = len(ratios) >= RESOLVED * math.log(min(float(ratios[0]), FLAT) / float(ratios[-1]))
+    bent = ratios.clamp(max=TOP_SNR**-0.5)
+    return find_solver(solver).order != 1 and enough and float((bent[:-1] / bent[1:]).max()) <= NEAR
 
 
 class _Told:
@@ -282,107 +294,65 @@ class _Look:
         return float(self.process.sigma_of_ratio(ve))
 
     @torch.no_grad()
-    def __call__(self, v: float, *, walk: bool) -> Trial:
+    def __call__(self, v: float) -> Trial:
+        """One evaluation."""
         guarded = Guarded(self.denoise, self.process, steps=1)
-        x = self.inject(guarded, self.process, self.x0, self.noise, self.sigma(v))
-        if not walk:
-            unknown = torch.full((len(x),), math.nan, dtype=torch.float64)
-            return Trial(self.sigma(v), psnr(guarded(x, self.sigma(v)), self.x0).cpu(), unknown, unknown)
-        levels = [self.sigma(level) for level in exponential_sigmas(WALK, sigma_min=v, sigma_max=self.top)[:-1]][::-1]
+        D = guarded(self.inject(guarded, self.process, self.x0, self.noise, self.sigma(v)), self.sigma(v))
+        unknown = torch.full((len(D),), math.nan, dtype=torch.float64)
+        return Trial(self.sigma(v), psnr(D, self.x0).cpu(), unknown, unknown, 1)
+
+    @torch.no_grad()
+    def walk(self, v: float, evaluations: int) -> Trial:
+        guarded = Guarded(self.denoise, self.process, steps=1)
+        levels = exponential_sigmas(evaluations + 1, sigma_min=v, sigma_max=self.top)[:-1].flip(0).tolist()
+        levels = [self.sigma(level) for level in levels]
+        x = self.inject(guarded, self.process, self.x0, self.noise, levels[0])
         estimates: list[Tensor] = []
         end = integrate(
             self.denoise, x, levels, WALKER, self.process, progress=lambda now: estimates.append(now.denoised)
         )
         noise = float64(self.process.to_noise(end.x, levels[-1])).cpu()
-        std = noise.flatten(1).std(1)
-        report = gaussianity(noise / like(std.clamp_min(1e-300), noise), self.x0)
-        margin = torch.maximum(report.margin(SHAPE), replace(report, std=std).margin(["std"]) / SHRINKS)
-        return Trial(self.sigma(v), psnr(estimates[0], self.x0).cpu(), leftover(noise, self.noise.cpu()), margin)
+        began = _size(self.process.predicted_noise(x, estimates[0], levels[0]))
+        unseen = (_size(noise) / began) ** (GROWS / evaluations**2)
+        margin = gaussianity(noise * like(unseen, noise), self.x0).margin()
+        left = leftover(noise, self.noise.cpu())
+        return Trial(levels[0], psnr(estimates[0], self.x0).cpu(), left, margin, evaluations)
 
 
-@dataclass(frozen=True)
-class _Seek:
-    """How one kind of goal is looked for: what is lacking, in logarithms, and how it falls with ln(sigma)."""
-
-    lacks: Callable[[Trial, Auto], float]
-    """ln of (what the worst image has / what it may have): 0 at the goal, above 0 where more sigma is wanted."""
-    slope: float
-    """Fall of `lacks` with ln(sigma) that is assumed where one trial alone is known."""
-    trials: int
-    walks: bool
-    safety: float = 1.0
-
-    def next_level(
-        self, trials: Sequence[Trial], goal: Auto, ve: Callable[[float], float], low: float, high: float
-    ) -> float:
-        """The (VE) level to look at next, or after the last trial the answer."""
-        points = sorted(((math.log(ve(t.sigma)), self.lacks(t, goal)) for t in trials), key=lambda p: abs(p[1]))
-        (u, lacks), slope = points[0], self.slope
-        if len(points) > 1 and abs(points[1][0] - u) > 0.1:
-            slope = -(points[1][1] - lacks) / (points[1][0] - u)
-            slope = min(max(slope, self.slope / 3), 3 * self.slope)
-        here, there = math.exp(u), math.exp(u + lacks / slope)
-        if len(points) == self.trials:
-            if self.walks:
-                # Beyond the levels looked at the curve may bend: below, it is steeper than between the two.
-                known = [ve(t.sigma) for t in trials]
-                there = min(max(there, min(known)), BEYOND * max(known))
-            return there * self.safety
-        there = min(max(there, low), high)
-        if self.walks and 1 / APART < there / here < APART:
-            up = here * APART <= high and (lacks > 0 or here / APART < low)
-            there = here * APART if up else here / APART
-        return there
+def _size(noise: Tensor) -> Tensor:
+    """[B]: standard deviation, on the CPU."""
+    return float64(noise).flatten(1).std(1).cpu().clamp_min(1e-300)
 
 
-def _lacks_psnr(trial: Trial, goal: Auto) -> float:
-    # The goal is a most, not a least, of sigma: lacking is what there is to spare.
-    assert goal.psnr is not None
-    return (float(trial.psnr.min()) - goal.psnr) * math.log(10) / 10
+def _foretell(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
+    """Along power laws: PSNR from look to look, the noise's figures from the longest walk on."""
+    u = math.log(process.ratio(sigma))
+    looks = [(math.log(process.ratio(t.sigma)), t.psnr * math.log(10) / 10) for t in trials]
+    looks.sort(key=lambda look: abs(look[0] - u))
+    beside = next((look for look in looks if (look[0] - u) * (looks[0][0] - u) < 0), None)
+    if beside is not None:
+        (a, at_a), (b, at_b) = looks[0], beside
+        power = at_a + (u - a) / (b - a) * (at_b - at_a)
+    else:
+        power = _onward(looks, u, LIKELY["psnr"], DOUBT)
+    walks = sorted((t for t in trials if not bool(t.margin.isnan().any())), key=lambda t: -t.evaluations)
+
+    def figure(name: str) -> Tensor:
+        points = [(math.log(process.ratio(t.sigma)), getattr(t, name).clamp_min(1e-6).log()) for t in walks]
+        between = len(points) > 1 and (points[0][0] - u) * (points[1][0] - u) < 0
+        return _onward(points, u, LIKELY[name], DOUBT if between else BEYOND_DOUBT).exp()
+
+    return Trial(sigma, power * 10 / math.log(10), figure("leftover").clamp(max=1.0), figure("margin"))
 
 
-def _lacks_gaussianity(trial: Trial, goal: Auto) -> float:
-    return math.log(max(float(trial.margin.max()), 0.05))
-
-
-def _lacks_nothing_left(trial: Trial, goal: Auto) -> float:
-    assert goal.leftover is not None
-    return math.log(max(float(trial.leftover.max()), 1e-6) / goal.leftover)
-
-
-_SEEK = {
-    "verdict": _Seek(_lacks_gaussianity, 0.4, trials=2, walks=True, safety=SAFETY),
-    "psnr": _Seek(_lacks_psnr, 1.2, trials=4, walks=False),
-    "leftover": _Seek(_lacks_nothing_left, 0.6, trials=2, walks=True),
-}
-
-
-def _between(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
-    """Straight lines in logarithms between neighbouring trials, and on through the outermost; PSNR is one already."""
-
-    def line(name: str, *, logarithmic: bool) -> Tensor:
-        known: list[Trial] = []
-        for trial in sorted(trials, key=lambda t: t.sigma):
-            # Two that lie too near each other tell no slope.
-            if not bool(getattr(trial, name).isnan().any()) and (not known or trial.sigma > 1.05 * known[-1].sigma):
-                known.append(trial)
-        u = math.log(process.ratio(sigma))
-        above = sum(t.sigma <= sigma for t in known)
-        known = known[max(0, min(above - 1, len(known) - 2)) :][:2]
-        values = [getattr(t, name) for t in known]
-        if logarithmic:
-            values = [v.clamp_min(1e-6).log() for v in values]
-        if len(known) == 1:
-            found = values[0]
-        else:
-            a, b = (math.log(process.ratio(t.sigma)) for t in known)
-            found = values[0] + (u - a) / (b - a) * (values[1] - values[0])
-        return found.exp() if logarithmic else found
-
-    return Trial(
-        sigma, line("psnr", logarithmic=False), line("leftover", logarithmic=True).clamp(max=1.0),
-        line("margin", logarithmic=True),
-    )  # fmt: skip
+def _onward(points: Sequence[tuple[float, Tensor]], u: float, likely: float, doubt: float) -> Tensor:
+    """From the first of the points on, by a slope that leans on the second the more the further it lies away."""
+    (at, value), *others = points
+    slope = torch.full_like(value, likely)
+    for beside, other in others[:1]:
+        trust = (at - beside) ** 2 / ((at - beside) ** 2 + doubt**2)
+        slope += trust * ((other - value) / ((at - beside) or 1.0) - slope)
+    return value - slope * (u - at)
 
 
 def _share(values: Tensor) -> str:

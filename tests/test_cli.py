@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,20 +14,26 @@ from commands import FEW, ssi
 from PIL import Image
 
 from ssi_core import (
+    VE,
+    Choice,
     Flow,
+    Goal,
     Inversion,
     demo_denoiser,
     gaussianity,
     invert,
     karras_sigmas,
     load_image,
+    unit_noise,
 )
+from ssi_core.cli.terminal import write_choice
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.skip import Trial
 
 
 def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictures, tmp_path):
     code, out, err = ssi(capsys, "invert", *pictures, "--skip", "auto", "--out", tmp_path / "out", "--device", "cpu")
-    assert "forecast" not in err
+    assert "foretold" not in err and "too far apart" not in out
     assert code == 0 and out.count("for the verdict:") == 2 and out.count("foretold (8 evaluations)") == 2
     found = [Inversion.load(tmp_path / "out" / f"scene {i}.ssi.safetensors") for i in range(2)]
     assert found[0].skip != found[1].skip and all(0.002 < one.skip < 0.07 for one in found)
@@ -35,10 +42,11 @@ def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictur
 
 @pytest.mark.parametrize("coarse", [("--steps", "8"), ("--solver", "euler")])
 def test_a_forecast_for_a_coarse_walk_is_not_left_alone(capsys, pictures, tmp_path, coarse):
-    code, _, err = ssi(
+    code, out, err = ssi(
         capsys, "invert", pictures[0], "--skip", "psnr=38", *coarse, "--out", tmp_path, "--device", "cpu"
     )
-    assert code == 0 and "the forecast is of a finer walk" in err
+    assert code == 0 and "dB came back where 38.0 were foretold; more steps" in err
+    assert "the steps lie too far apart" in out
 
 
 def test_injections(capsys, pictures, tmp_path):
@@ -50,10 +58,10 @@ def test_injections(capsys, pictures, tmp_path):
 @pytest.mark.parametrize(
     "option, words",
     [
-        (("--skip", "best"), "skip 'best': a sigma, auto, psnr=DB or leftover=SHARE is wanted"),
+        (("--skip", "best"), "skip 'best': a sigma, auto, or one of gaussian, psnr=VALUE, leftover=VALUE is wanted"),
         (("--skip", "-0.1"), "skip -0.1: must be 0 or a positive sigma"),
         (("--skip", "nan"), "must be 0 or a positive sigma"),
-        (("--skip", "psnr=900"), "psnr 900.0 dB: must lie between 0 and 200"),
+        (("--skip", "psnr=900"), "goal psnr: 900 is out of reach; it must lie between 0 and 200"),
         (("--injection", "sideways"), "unknown; known are plain, tangent"),
     ],
 )
@@ -241,9 +249,21 @@ def test_empty_arguments_are_no_current_folder(capsys, arguments):
 
 
 def test_what_was_foretold_and_did_not_come_is_said(capsys, tmp_path):
-    """A black picture's noise is shifted, which the short walk cannot see."""
+    """A black picture's noise is shifted: foretold as such, and where the forecast is made to be wrong, told so."""
     Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
     how = ["--skip", "auto", "--device", "cpu", "--out", tmp_path]
     code, out, err = ssi(capsys, "invert", tmp_path / "black.png", *how)
     assert code == 0 and "not Gaussian" in out
-    assert "was foretold to pass as Gaussian, and did not; try --skip" in err
+    assert "no skip is foretold to reach the verdict" in err and "try --skip" not in err
+    x0 = load_image(tmp_path / "black.png", 32)
+    n = unit_noise(x0, (0,))
+    smooth = (n + n.roll(1, -1)) / 2**0.5
+    for noise, words in ((n + 0.3, "by mean, ks; no skip is sure to mend that"), (smooth, "; try --skip 0.045")):
+        values = torch.tensor([1.0], dtype=torch.float64)
+        forecast = Trial(0.03, 40 * values, 0.1 * values, 0.9 * values, 5)
+        choice = Choice(0.03, Goal(), True, (forecast,), forecast, 8, VE())
+        found = replace(invert(demo_denoiser(), x0, karras_sigmas(6), skip=0.03), choice=choice, noise=noise)
+        write_choice(found, gaussianity(noise), tmp_path / "told.png", "it", kept=39.0)
+        said = " ".join(capsys.readouterr().err.split())
+        assert "was foretold to pass as Gaussian, and did not" in said and words in said, said
+        assert "came back" not in said

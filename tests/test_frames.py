@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssi_core.frames import EASINGS, mix, parse_weights, path_weights
+from ssi_core.frames import EASINGS, mix, parse_weights, path_weights, weights_at
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,13 @@ def test_a_path_visits_all_in_order(count, frames, easing, loop):
 def test_a_loop_does_not_double_its_first_frame():
     rows = path_weights(2, 4, loop=True)
     assert rows == [[1, 0], [0.5, 0.5], [0, 1], [0.5, 0.5]]
+
+
+def test_weights_anywhere_on_a_path():
+    assert weights_at([0, 0.25, 1, 1.5, 2], 3) == [[1, 0, 0], [0.75, 0.25, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    assert weights_at([1.5, 2], 2, loop=True) == [[0.5, 0.5], [1, 0]], "it leads back to the first"
+    assert weights_at([0.5], 2, EASINGS["ease-in"]) == [[0.75, 0.25]]
+    assert weights_at([0, 0.7], 1, loop=True) == [[1], [1]]
 
 
 @pytest.mark.parametrize("name", EASINGS)

@@ -9,7 +9,16 @@ from exact import normal
 from PIL import Image
 
 from ssi_core import InputError, load_image, save_image
-from ssi_core.image import contact_sheet, fit, save_animation, to_pixels
+from ssi_core.image import (
+    CAPTION,
+    MOST_PIXELS,
+    check_pixels,
+    contact_sheet,
+    fit,
+    save_animation,
+    sheet_size,
+    to_pixels,
+)
 
 RED, BLUE, WHITE = (1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1.0)
 
@@ -251,6 +260,40 @@ def test_contact_sheet_lays_rows_out():
     assert sheet[0, 0, 5, 5] == -1
     assert sheet[0, 0, 15, 5] == 0
     assert sheet[0, 0, 15, 25] == 1
+
+
+def test_what_is_too_large_is_refused_before_memory_is_asked_for(tmp_path):
+    """Each would take terabytes, which no machine tries to give; `expand` holds one number."""
+    point = torch.zeros(1, 1, 1, 1)
+    for write in (
+        lambda: save_animation(point.expand(3, 3, 32, 32), tmp_path / "x.webp", scale=10**6),
+        lambda: save_animation(point.expand(10**9, 3, 32, 32), tmp_path / "x.gif"),
+        lambda: contact_sheet([point.expand(3, 3, 32, 32)], scale=10**6),
+        lambda: save_image(point.expand(1, 3, 2**20, 2**20), tmp_path / "x.png"),
+    ):
+        with pytest.raises(InputError, match="at most 268,435,456 pixels are written in all: lower the scale"):
+            write()
+    assert list(tmp_path.iterdir()) == []
+    check_pixels("a", 2**14, 2**14)
+    check_pixels("a", 2**10, 2**10, 2**8)
+    with pytest.raises(InputError, match=r"^a: 257 frames of 1024x1024 pixels .* or the number of frames$"):
+        check_pixels("a", 2**10, 2**10, 2**8 + 1)
+    assert MOST_PIXELS == 2**28
+
+
+def test_the_size_of_a_sheet_is_known_before_it_is_made():
+    rows = [torch.zeros(3, 1, 4, 6), torch.zeros(1, 3, 5, 4)]
+    for how in ({}, {"scale": 3, "gap": 1}, {"captions": ["a", "b"]}):
+        width, height = sheet_size([(len(r), r.shape[-1], r.shape[-2]) for r in rows], **how)
+        assert contact_sheet(rows, **how).shape == (1, 3, height, width)
+
+
+def test_captions_stand_over_their_columns():
+    rows = [torch.zeros(3, 3, 32, 32), torch.zeros(1, 3, 32, 32)]
+    plain, sheet = contact_sheet(rows, scale=2), contact_sheet(rows, scale=2, captions=["ink", "", "w" * 99])
+    assert torch.equal(sheet[..., CAPTION:, :], plain)
+    first, second, third = (column < 0 for column in sheet[..., :CAPTION, :].split(68, dim=-1))
+    assert first.any() and third.any() and not second.any()
 
 
 @pytest.mark.parametrize(("values", "suffix"), [(np.float32([[0, 255]]), ".tiff"), (np.int32([[0, 255]]), ".tiff")])

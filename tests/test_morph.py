@@ -8,9 +8,9 @@ from exact import Counted, Gaussian, normal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssi_core import Cancelled, InputError, blend, invert, karras_sigmas, reconstruct
+from ssi_core import Cancelled, DenoiserError, InputError, blend, invert, karras_sigmas, reconstruct
 from ssi_core.frames import EASINGS
-from ssi_core.morph import ROUNDS, morph, placed
+from ssi_core.morph import ROUNDS, morph, morph_by, placed
 
 SHAPE = (1, 6, 6)
 SIGMAS = karras_sigmas(8, sigma_min=0.01, sigma_max=20)
@@ -52,6 +52,26 @@ def test_without_originals_frames_are_what_sampling_gives():
     wanted = reconstruct(denoise, noises, keyframes[0].sigmas, solver=keyframes[0].solver)
     torch.testing.assert_close(found.frames, wanted.float(), atol=1e-6, rtol=0)
     assert found.positions == (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_frames_may_be_sampled_by_anything():
+    """Here the noises are the frames."""
+    _, keyframes = keys(gaussian(), 3)
+    noises, asked = [k.noise for k in keyframes], []
+
+    def sample(noise, positions, watch):
+        asked.extend(positions.tolist())
+        watch(1, 2, 5)
+        watch(2, 2, 7)
+        return noise
+
+    found = morph_by(sample, noises, 7, originals=[noises[0] + 2, None, noises[2]], pace="angle", loop=True, batch=2)
+    assert sorted(asked) == pytest.approx(sorted(found.positions)) and found.nfe == 7 * len(asked)
+    assert found.lost == pytest.approx((2, 0, 0), abs=1e-6)
+    blended = blend(noises[:2], [2 / 3, 1 / 3], "slerp")[0]
+    torch.testing.assert_close(found.frames[:2], torch.stack([noises[0][0] + 2, blended + 2 * 2 / 3]).float())
+    with pytest.raises(Cancelled, match="cancelled after 1 of 3 frames"):
+        morph_by(sample, noises, 7, notice=lambda what, done, of: done < 1)
 
 
 def test_residuals_fade_along_the_path():
@@ -142,6 +162,18 @@ def test_cancelling_and_what_is_said():
     with pytest.raises(Cancelled, match=r"of 7 frames"):
         morph(gaussian(), keyframes, 9, notice=notice)
     assert heard[0][0] == "sampling keyframes" and heard[-1][0] == "sampling frames to be measured"
+
+
+def test_frames_that_are_none():
+    noises = [normal(1, *SHAPE, seed=s) for s in (0, 1)]
+
+    def sample(noise, positions, watch):
+        return torch.where(
+            (positions > 0.4).reshape(-1, 1, 1, 1) & (positions < 1).reshape(-1, 1, 1, 1), math.nan, noise
+        )
+
+    with pytest.raises(DenoiserError, match=r"NaN or Inf at position\(s\) 0.5, 0.75 "):
+        morph_by(sample, noises, 5)
 
 
 def test_bad_input():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from ssi_core import VE, Auto, Choice, InputError
+from ssi_core import VE, Choice, Goal, InputError
 from ssi_core.canvas import BAD, GOOD
 from ssi_core.skip import Trial
 from ssi_core.skip_panel import _LEFT, _LINE, MARGIN, WIDTH, skip_panel
@@ -16,7 +16,7 @@ def trial(sigma, *psnr):
     return Trial(sigma, values, values / 400, 0.01 / sigma + 0 * values)
 
 
-def choice(skip=0.03, met=True, goal=Auto()):  # noqa: B008
+def choice(skip=0.03, met=True, goal=Goal()):  # noqa: B008
     return Choice(skip, goal, met, (trial(0.01, 50.0, 45.0), trial(0.09, 40.0, 35.0)), trial(skip, 45.0, 40.0), 8, VE())
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...ssi_core.errors import InputError
+from ...ssi_core.goal import Goal
 from ...ssi_core.integration import Progress, integrate
 from ...ssi_core.inversion import Inversion, invert
 from ...ssi_core.singularity import SingularityCurve, singularity_curve
-from ...ssi_core.skip import EVALUATIONS, Auto, Choice, choose_skip
+from ...ssi_core.skip import EVALUATIONS, Choice, choose_skip
 from ...ssi_core.solver import SOLVERS, Solver, find_solver
 from .latents import injected_noise, latent_samples, seeds_of
 from .levels import HostProcess, top_of
@@ -201,7 +202,7 @@ class SkipSampler(EngineSampler):
     Under a mask it foretells the masked inversion: what lies outside comes back as it was, and counts as such.
     """
 
-    def __init__(self, goal: Auto, injection: str, seeds: Sequence[int]) -> None:
+    def __init__(self, goal: Goal, injection: str, seeds: Sequence[int]) -> None:
         self.choose = partial(choose_skip, goal=goal, injection=injection, seed=seeds)
         self.choice: Choice | None = None
 
@@ -248,7 +249,7 @@ def run_inversion(
     mask = latent.get("noise_mask")
     noise = injected_noise(samples, seeds) if skip > 0 or mask is not None else torch.zeros_like(samples)
     shown = latent_preview.prepare_callback(model, len(rising) - 1)
-    end = _guided(guider, sampler, noise, samples, rising, mask, seed, shown)
+    end = guided(guider, sampler, noise, samples, rising, mask, seed, shown)
     assert sampler.inversion is not None
     return sampler.inversion, end.to(comfy.model_management.intermediate_device())
 
@@ -263,12 +264,12 @@ def run_curve(guider: Any, latent: dict[str, Any], sigmas: Tensor, seed: int) ->
     samples = latent_samples(guider.model_patcher, latent)
     sampler = CurveSampler(seeds_of(latent, seed))
     bar = _bar_alone(len(sigmas) - 1)
-    _guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed, bar)
+    guided(guider, sampler, torch.zeros_like(samples), samples, sigmas.float(), None, seed, bar)
     assert sampler.curve is not None
     return sampler.curve
 
 
-def run_choice(guider: Any, latent: dict[str, Any], goal: Auto, injection: str, seed: int) -> Choice:
+def run_choice(guider: Any, latent: dict[str, Any], goal: Goal, injection: str, seed: int) -> Choice:
     """The skip that a LATENT needs for a goal, through a guider, and what is foretold of it.
 
     Args:
@@ -281,7 +282,7 @@ def run_choice(guider: Any, latent: dict[str, Any], goal: Auto, injection: str, 
     noise = torch.zeros_like(samples) if mask is None else injected_noise(samples, seeds)
     sampler = SkipSampler(goal, injection, seeds)
     levels = torch.tensor([HostProcess.of(model).sigma_max, 0.0])
-    _guided(guider, sampler, noise, samples, levels, mask, seed, _bar_alone(EVALUATIONS))
+    guided(guider, sampler, noise, samples, levels, mask, seed, _bar_alone(EVALUATIONS))
     assert sampler.choice is not None
     return sampler.choice
 
@@ -296,9 +297,9 @@ def _bar_alone(steps: int) -> Callable[[int, Tensor, Tensor, int], None]:
     return count
 
 
-def _guided(
+def guided(
     guider: Any,
-    sampler: EngineSampler,
+    sampler: comfy.samplers.Sampler,
     noise: Tensor,
     samples: Tensor,
     sigmas: Tensor,
@@ -306,6 +307,7 @@ def _guided(
     seed: int,
     callback: Callable[[int, Tensor, Tensor, int], None],
 ) -> Tensor:
+    """`guider.sample`, with the host's bar in the console as it is set."""
     end: Tensor = guider.sample(
         noise,
         samples,

@@ -1,6 +1,7 @@
 """The command line: `ssi`, also `python -m ssi_core`.
 
-Exit codes: 0 done; 1 the noise is not Gaussian (`ssi inspect` only); 2 bad input; 3 the model failed; 130 interrupted.
+Exit codes: 0 done; 1 the noise is not Gaussian (`ssi inspect` only); 2 bad input; 3 the model or the machine failed;
+130 interrupted.
 Every file is written beside its place and then renamed, so an interrupted command leaves none half-written.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from traceback import walk_tb
 from typing import Annotated
 
 import typer
@@ -16,13 +18,14 @@ from rich.markup import escape
 
 from .. import queue
 from ..errors import Cancelled, DenoiserError, InputError
+from ..guard import Guarded
 from ..models.family import Undecided
 from ..version import __version__
 from .checkpoints import convert_command, describe_command, models_command
 from .edit import edit_command
 from .evaluate import evaluate_command
 from .morph import morph_command
-from .options import settings
+from .options import Chosen, settings
 from .pictures import invert_command, reconstruct_command
 from .show import demo_command, inspect_command
 from .terminal import console, errors
@@ -86,8 +89,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2 if isinstance(error, InputError) else 3)
     except (RuntimeError, MemoryError) as error:  # such as a GPU whose memory is full
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        errors.print(f"[red]error:[/] the model could not be run: {escape(reason)}", highlight=False, soft_wrap=True)
+        said = "the model could not be run" if _of_a_model(error) else "this machine could not do it"
+        errors.print(f"[red]error:[/] {said}: {escape(reason)}", highlight=False, soft_wrap=True)
         sys.exit(3)
     except _Interrupted:
         errors.print("interrupted; nothing was left half-written")
         sys.exit(130)
+
+
+def _of_a_model(error: BaseException) -> bool:
+    """Whether a model was being evaluated or loaded, rather than a picture made or written."""
+    running = (Guarded.__call__.__code__, Chosen.read.__code__)
+    return any(frame.f_code in running for frame, _ in walk_tb(error.__traceback__))

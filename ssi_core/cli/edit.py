@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from ..image import contact_sheet, load_image, save_image
+from ..image import check_pixels, contact_sheet, load_image, save_image, sheet_size
 from ..inversion import reconstruct
 from .options import ClassesOptions, InversionOptions, Out, grouped
 from .pictures import inverted, judged
-from .terminal import evaluations, made, progress_bar, result_names, spent, warn
+from .terminal import evaluations, made, progress_bar, result_names, spent, warn_of_noises
 
 
 @grouped
@@ -31,12 +31,15 @@ def edit_command(
 ) -> None:
     """Edit the class of pictures: invert them as what they are, sample the noise as something else.
 
-    For each picture writes NAME.CLASS.png for every class asked for, and NAME.edits.png, which shows all beside it;
-    where the skip is chosen (`--skip auto`) also NAME.skip.png, as `ssi invert` does.
+    For each picture writes NAME.CLASS.png for every class asked for, by its name where it has one, and NAME.edits.png,
+    which shows all beside it; where the skip is chosen (`--skip auto`) also NAME.skip.png, as `ssi invert` does.
     """
     how.check()
     chosen = classes.of_class(known)
-    labels = [chosen.number(label) for label in wanted]
+    labels = list(dict.fromkeys(chosen.number(label) for label in wanted))
+    shown = [chosen.classes[label] for label in [chosen.number(known), *labels]]
+    size = sheet_size([(len(shown), chosen.image_size, chosen.image_size)], scale=scale, captions=shown)
+    check_pixels("sheet of edits", *size)
     pictures, names = [load_image(path, chosen.image_size) for path in images], result_names(images)
     network = chosen.read()
     own, others = network.conditioned(chosen.label), [network.conditioned(label, guidance) for label in labels]
@@ -45,18 +48,17 @@ def edit_command(
     batches: list[tuple[int, int]] = []
     for start, x0, found in inverted(own, pictures, sigmas, how.begin, how.solver, how, batch):
         nfe, edits = found.nfe, []
-        for label, denoise in zip(wanted, others, strict=True):
+        for label, denoise in zip(shown[1:], others, strict=True):
             with progress_bar(f"sampling as {label}") as watch:
                 edits.append(reconstruct(denoise, found.noise, found.sigmas, solver=how.solver, progress=watch).cpu())
             nfe += watch.nfe
         batches.append((len(x0), nfe))
         for i, name in enumerate(names[start : start + len(x0)]):
             verdicts.append(judged(found, x0, i, out, name)[1].verdict)
-            for label, edited in zip(wanted, edits, strict=True):
+            for label, edited in zip(shown[1:], edits, strict=True):
                 save_image(edited[i], out / f"{name}.{label}.png")
             row = torch.stack([x0[i].cpu(), *(edited[i] for edited in edits)])
-            save_image(contact_sheet([row], scale=scale), out / f"{name}.edits.png")
-    if not all(verdicts):
-        warn(f"{len(verdicts) - sum(verdicts)} of {len(verdicts)} noises are not Gaussian: their edits may go wrong")
-    twice = f", {len(wanted)} of the samplings asking the network twice" if guidance != 1 else ""
+            save_image(contact_sheet([row], scale=scale, captions=shown), out / f"{name}.edits.png")
+    warn_of_noises(verdicts, "their edits")
+    twice = f", {len(labels)} of the samplings asking the network twice" if guidance != 1 else ""
     spent(f"{evaluations(batches)}{twice}, {len(names)} picture(s); written to {out}/")

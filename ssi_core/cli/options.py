@@ -15,8 +15,10 @@ import typer
 from torch import Tensor
 
 from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
+from ..demo.scenes import CLASSES
 from ..denoiser import Guided
 from ..errors import InputError
+from ..goal import Goal
 from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
 from ..inversion import DEFAULT_SOLVER
 from ..models import load_checkpoint
@@ -25,7 +27,7 @@ from ..models.load import usable
 from ..models.pixel import Conditioned, PixelModel
 from ..models.presets import PRESETS, Preset
 from ..schedule import exponential_sigmas, flow_sigmas, karras_sigmas
-from ..skip import DEFAULT_SKIP, Auto
+from ..skip import DEFAULT_SKIP
 from ..solver import SOLVERS, find_solver
 
 DTYPES = {
@@ -153,7 +155,7 @@ class Chosen:
         label: str | None,
         read: Callable[[], DemoDenoiser | PixelModel],
     ) -> None:
-        self.image_size, self.classes, self.read = image_size, classes, read
+        self.image_size, self.classes, self._read = image_size, classes, read
         self.label = None if label is None else self.number(label)
 
     def number(self, label: str) -> int:
@@ -162,8 +164,15 @@ class Chosen:
             return self.classes.index(label)
         if label.isascii() and label.isdigit() and int(label) < len(self.classes):
             return int(label)
-        named = f": {', '.join(self.classes)}" if self.classes and not self.classes[0].isdigit() else ""
-        raise InputError(f"label {label}: the model has {len(self.classes) or 'no'} classes (counted from 0){named}")
+        if not self.classes:
+            other = f"--model demo-classes, which knows {label!r}" if label in CLASSES else "one that has"
+            raise InputError(f"label {label}: the model has no classes; leave it out, or use {other}")
+        named = "" if self.classes[0].isdigit() else f": {', '.join(self.classes)}"
+        raise InputError(f"label {label}: the model has {len(self.classes)} classes (counted from 0){named}")
+
+    def read(self) -> DemoDenoiser | PixelModel:
+        """The model itself, without a class."""
+        return self._read()
 
     def load(self) -> Loaded:
         """The model as a denoiser of its class."""
@@ -182,7 +191,7 @@ class InversionOptions:
     injection: Inject = DEFAULT_INJECTION
 
     @property
-    def begin(self) -> float | Auto:
+    def begin(self) -> float | Goal:
         """`skip`, read.
 
         Raises:
@@ -191,23 +200,35 @@ class InversionOptions:
         try:
             number = float(self.skip)
         except ValueError:
-            return Auto.parse(self.skip)
+            return Goal.parse(self.skip)
         if not number >= 0:
             raise InputError(f"skip {self.skip}: must be 0 or a positive sigma")
         return number
 
     def check(self) -> None:
         """Raise InputError for a schedule, skip, injection or solver that cannot be; needs no model."""
-        assert self.begin is not None
-        find_injection(self.injection)
+        self.check_injection(self.begin)
         if self.schedule not in (AUTO, *SCHEDULES):
             raise InputError(f"schedule {self.schedule!r}: unknown; known are {AUTO}, {', '.join(SCHEDULES)}")
         find_solver(self.solver)
 
+    def check_injection(self, skip: float | Goal) -> None:
+        """Raise InputError for an injection that is unknown, or that has nothing to do at this skip."""
+        if find_injection(self.injection).name != DEFAULT_INJECTION and skip == 0:
+            raise InputError(f"injection {self.injection!r}: skip 0 adds no noise, so it would do nothing; give a skip")
+
     def sigmas(self, denoise: Loaded) -> Tensor:
-        """The schedule, over the model's range."""
-        own = "flow" if getattr(denoise, "is_flow", False) else "karras"
-        schedule = SCHEDULES[own if self.schedule == AUTO else self.schedule]
+        """The schedule, over the model's range.
+
+        Raises:
+            InputError: a flow's schedule for another model, or the other way round.
+        """
+        is_flow = bool(getattr(denoise, "is_flow", False))
+        name = self.schedule if self.schedule != AUTO else "flow" if is_flow else "karras"
+        if is_flow != (name == "flow"):
+            why = "is not for flow models, and this is one" if is_flow else "is for flow models, and this is none"
+            raise InputError(f"schedule {name!r}: {why}; use --schedule {AUTO}")
+        schedule = SCHEDULES[name]
         return schedule(self.steps, sigma_min=denoise.sigma_min, sigma_max=denoise.sigma_max)
 
 

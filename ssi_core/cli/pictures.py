@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from ..demo import shipped_as
 from ..errors import InputError
 from ..gaussianity import Gaussianity, gaussianity
+from ..goal import Goal
+from ..guard import process_of
 from ..image import load_image, save_image
 from ..inversion import Inversion, invert, reconstruct
 from ..metrics import mse, psnr, ssim
 from ..models.pixel import Conditioned
 from ..models.presets import PRESETS
-from ..process import VE
-from ..skip import Auto
+from ..process import VE, Flow
 from ..solver import find_solver
 from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
@@ -69,14 +72,23 @@ def invert_command(
     else:
         process = getattr(denoise, "process", VE())
         sigmas, skip, solver = papers.sigmas(process), papers.skip(process), papers.solver
+        how.check_injection(skip)
         if known_name(denoise) != papers.model:
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
     batches, reports = [], []
     for start, x0, inversion in inverted(denoise, pictures, sigmas, skip, solver, how, batch):
-        batches.append((len(x0), inversion.nfe))
+        nfe, kept = inversion.nfe, math.nan
+        if inversion.choice is not None:  # then it is of one picture
+            with progress_bar(f"back to {names[start]}, to see what was foretold") as watch:
+                back = reconstruct(
+                    denoise, inversion.noise, inversion.sigmas, solver=inversion.solver, process=inversion.process,
+                    progress=watch,
+                )  # fmt: skip
+            nfe, kept = nfe + watch.nfe, float(psnr(back, x0))
+        batches.append((len(x0), nfe))
         for i, name in enumerate(names[start : start + len(x0)]):
-            one, report = judged(inversion, x0, i, out, name)
+            one, report = judged(inversion, x0, i, out, name, kept)
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
@@ -89,7 +101,7 @@ def inverted(
     denoise: Loaded,
     pictures: Sequence[Tensor],
     sigmas: Tensor,
-    skip: float | Auto,
+    skip: float | Goal,
     solver: str,
     how: InversionOptions,
     batch: int,
@@ -99,7 +111,7 @@ def inverted(
     Yields:
         (number of the first, pictures [B, C, H, W], their inversion); picture i has the seed `how.seed + i`.
     """
-    batch = 1 if isinstance(skip, Auto) else batch
+    batch = 1 if isinstance(skip, Goal) else batch
     for start in range(0, len(pictures), batch):
         x0 = torch.cat(list(pictures[start : start + batch])).to(denoise.device)
         with progress_bar(f"inverting {start + 1}-{start + len(x0)} of {len(pictures)}") as watch:
@@ -110,15 +122,17 @@ def inverted(
         yield start, x0, found
 
 
-def judged(found: Inversion, x0: Tensor, i: int, out: Path, name: str) -> tuple[Inversion, Gaussianity]:
+def judged(
+    found: Inversion, x0: Tensor, i: int, out: Path, name: str, kept: float = math.nan
+) -> tuple[Inversion, Gaussianity]:
     """Picture i of a batch by itself, and its noise's figures.
 
-    Where its skip was chosen, that is told, and drawn as NAME.skip.png.
+    Where its skip was chosen, that is told, and drawn as NAME.skip.png; `kept` is as in `write_choice`.
     """
     one = found.sample(i)
     report = gaussianity(one.noise, x0[i : i + 1])
     if one.choice is not None:
-        write_choice(one, report, out / f"{name}.skip.png", name)
+        write_choice(one, report, out / f"{name}.skip.png", name, kept)
     return one, report
 
 
@@ -138,7 +152,7 @@ def reconstruct_command(
         raise InputError(f"artefact {noise}: holds {len(inversion.noise)} pictures; --original is for one")
     out = made(out)
     denoise = model.load()
-    same_model(inversion, denoise)
+    same_model(inversion, denoise, noise)
     with progress_bar("sampling") as watch:
         images = reconstruct(
             denoise, inversion.noise.to(denoise.device), inversion.sigmas, solver=solver or inversion.solver,
@@ -154,10 +168,21 @@ def reconstruct_command(
     spent(f"{watch.nfe} evaluations, {len(images)} picture(s); written to {out}/")
 
 
-def same_model(inversion: Inversion, denoise: Loaded) -> None:
-    made_with = inversion.provenance.get("model")
+def same_model(inversion: Inversion, denoise: Loaded, source: Path) -> None:
+    """Warn where a noise is of another model; refuse it where that is of another kind.
+
+    Raises:
+        InputError: noise of a flow model for another kind of model, or the other way round.
+    """
+    made_with, is_flow = inversion.provenance.get("model"), isinstance(process_of(denoise), Flow)
+    name = shipped_as(made_with)
+    use = f"use --model {name}" if name else "use the model that it was made with"
+    if isinstance(inversion.process, Flow) != is_flow:
+        kinds = "no flow's noise, and this is a flow model" if is_flow else "a flow's noise, and this is no flow model"
+        raise InputError(f"artefact {source}: holds {kinds}; {use}")
     if made_with != denoise.signature:
-        warn(f"this noise was made with model {made_with}, not {denoise.signature}: it will not give the same picture")
+        that, this = name or made_with, shipped_as(denoise.signature) or denoise.signature
+        warn(f"{source.name} was made with model {that}, not {this}: it will not give the same picture; {use}")
 
 
 def known_name(denoise: Loaded) -> str:

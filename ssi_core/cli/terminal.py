@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -17,16 +18,19 @@ from rich.table import Table
 from torch import Tensor
 
 from ..errors import InputError
-from ..gaussianity import FIGURES, Gaussianity
+from ..gaussianity import FIGURES, OF_THE_WHOLE, Gaussianity
+from ..goal import Goal
 from ..image import save_picture
 from ..integration import Progress, unit_noise
 from ..inversion import Inversion
 from ..panel import noise_panel
-from ..skip import Auto, Choice, Trial, leftover, resolved
+from ..skip import Choice, Trial, leftover
 from ..skip_panel import skip_panel
 from ..solver import find_solver
 
 console, errors = Console(), Console(stderr=True)
+SHORT = 1.5
+"""dB under what was foretold from which it is said: forecasts are off by less on most pictures."""
 
 
 def result_names(paths: list[Path]) -> list[str]:
@@ -69,24 +73,32 @@ def write_noise_figure(noise: Tensor, report: Gaussianity, path: Path, title: st
     save_picture(noise_panel(noise, report, title=title), path)
 
 
-def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: str) -> None:
-    """The picture of how the skip of one picture's inversion was chosen, with what came of it, and one line."""
+def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: str, kept: float = math.nan) -> None:
+    """The picture of how the skip of one picture's inversion was chosen, with what came of it, and one line.
+
+    Args:
+        report: of its noise, beside the picture.
+        kept: dB of the way back, if it was gone.
+    """
     choice = inversion.choice
     assert choice is not None
     injected = unit_noise(inversion.noise, inversion.seeds)
     margin = report.margin()
-    happened = Trial(choice.skip, margin * math.nan, leftover(inversion.noise, injected), margin)
+    happened = Trial(choice.skip, torch.full_like(margin, kept), leftover(inversion.noise, injected), margin)
     save_picture(skip_panel(choice, title=title, happened=happened), path)
-    tell_choice(choice, inversion, title, f"; see {path.name}")
-    if choice.met and choice.goal == Auto() and float(margin) > 1:
-        warn(f"{title}: was foretold to pass as Gaussian, and did not; try --skip {1.5 * choice.skip:.2g}")
+    tell_choice(choice, title, f"; see {path.name}")
+    told = float(choice.foretold.psnr)
+    if kept < told - SHORT:
+        warn(f"{title}: {kept:.1f} dB came back where {told:.1f} were foretold; more steps bring it nearer")
+    if choice.met and choice.goal == Goal() and float(margin) > 1:
+        whole = [name for name in report.failures[0] if name in OF_THE_WHOLE]
+        advice = "no skip is sure to mend that" if whole else f"try --skip {1.5 * choice.skip:.2g}"
+        warn(f"{title}: was foretold to pass as Gaussian, and did not, by {', '.join(report.failures[0])}; {advice}")
 
 
-def tell_choice(choice: Choice, inversion: Inversion, title: str, more: str = "") -> None:
-    """Why this skip, and what speaks against its forecast: a walk too coarse for it, or a goal out of reach."""
+def tell_choice(choice: Choice, title: str, more: str = "") -> None:
+    """Why this skip, and whether its goal is out of reach."""
     spent(f"{title}: {choice.reason}")
-    if not resolved(inversion.sigmas, inversion.solver, inversion.process):
-        warn(f"{title}: the forecast is of a finer walk; take more steps, and a second-order solver")
     if not choice.met:
         warn(f"{title}: no skip is foretold to reach {choice.goal}{more}")
 
@@ -116,6 +128,12 @@ def warn_of_residual(inversion: Inversion, name: str) -> None:
     residual = 0.0 if inversion.residual is None else float(inversion.residual.max())
     if residual > 10 * find_solver(inversion.solver).tolerance:
         warn(f"{name}: {inversion.solver} did not converge (largest relative residual {residual:.1e})")
+
+
+def warn_of_noises(verdicts: Sequence[bool], spoilt: str) -> None:
+    """Say how many noises are not Gaussian, and that `spoilt` may go wrong for it."""
+    if not all(verdicts):
+        warn(f"{len(verdicts) - sum(verdicts)} of {len(verdicts)} noises are not Gaussian: {spoilt} may go wrong")
 
 
 def warn(message: str) -> None:

@@ -59,9 +59,14 @@ class DemoDenoiser:
         self.channels: int = facts["network"]["channels"]
         self.classes: tuple[str, ...] = tuple(facts.get("classes", ()))
         """Names, in the order of the labels; empty for a model without classes."""
-        self.signature = f"demo:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        self.signature = _signature(path)
         self._denoise = kind.denoiser(self.network)
         self.is_flow = self._denoise.is_flow
+
+    @property
+    def mixes_classes(self) -> bool:
+        """Whether it can be asked for a mixture of classes: `conditioned` with weights of several."""
+        return bool(self.classes)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, *weights: Tensor) -> Tensor:
@@ -71,20 +76,38 @@ class DemoDenoiser:
         """A denoiser of one class, or of one per image.
 
         Args:
-            labels: places in `classes`, one for all or [B]. None: no class, which is the model itself.
+            labels: places in `classes`, one for all or [B], or weights of the classes [B, classes]. None: no class,
+                which is the model itself.
             guidance: scale of classifier-free guidance against no class; 1 is none. Any other asks the network twice.
 
         Raises:
-            InputError: the model has no such class.
+            InputError: the model has no such class, or weights are not finite.
         """
         if labels is None:
             return self
-        given = torch.as_tensor(labels).reshape(-1)
+        given = torch.as_tensor(labels)
+        if given.ndim == 2 and given.shape[1] == len(self.classes) > 1:
+            if not bool(given.isfinite().all()):
+                raise InputError("labels: hold NaN or Inf")
+            weights = given.to(self.device, self.dtype)
+            return Guided(self, weights, torch.zeros_like(weights), guidance)
+        given = given.reshape(-1)
         wrong = [label for label in given.tolist() if label not in range(len(self.classes))]
         if wrong:
-            raise InputError(f"label {wrong[0]}: the model has {len(self.classes) or 'no'} classes (counted from 0)")
+            if not self.classes:
+                raise InputError(f"label {wrong[0]}: the model has no classes; leave it out")
+            raise InputError(f"label {wrong[0]}: the model has {len(self.classes)} classes (counted from 0)")
         weights = F.one_hot(given.long(), len(self.classes)).to(self.device, self.dtype)
         return Guided(self, weights, torch.zeros_like(weights), guidance)
+
+
+def _signature(path: Path) -> str:
+    return f"demo:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def shipped_as(signature: object) -> str | None:
+    """The name in `DEMO_MODELS` of the model that has this signature, as a noise's provenance states it; else None."""
+    return next((name for name, path in DEMO_MODELS.items() if _signature(path) == signature), None)
 
 
 def demo_denoiser(device: str | torch.device = "cpu", layers: Layers = nn, *, name: str = "demo") -> DemoDenoiser:

@@ -116,6 +116,11 @@ class PixelModel:
         return self.family.null_label
 
     @property
+    def mixes_classes(self) -> bool:
+        """Whether it can be asked for a mixture of classes: `conditioned` with weights of several."""
+        return bool(self.info.num_classes) and self.family.class_weights
+
+    @property
     def signature(self) -> str:
         """Which model this is, for provenance: its weights and how they are used, in whatever container or words."""
         used = json.dumps(_alike(self.family.identity(self.info.facts)), sort_keys=True)

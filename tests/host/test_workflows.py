@@ -33,6 +33,7 @@ from ssi_core.demo.scenes import HELD_OUT, draw_scenes
 from ssi_core.errors import InputError
 from ssi_core.frames import parse_weights, path_weights
 from ssi_core.metrics import psnr
+from ssi_core.morph import morph
 from ssi_core.queue import JobError, run_workflow
 
 PACK = "ComfyUI-SSI"  # without a space: with one, aiohttp 3.14 finds none of a pack's templates
@@ -247,6 +248,27 @@ def test_morph(server, tmp_path):
         assert animation.info["duration"] == int(1000 / 12)
     assert_same_pictures(frames, reconstruct(denoise, noise, first.sigmas))
     assert "Warning" not in texts["Norms and angles"]
+
+
+def test_morph_at_an_even_pace(server, tmp_path):
+    texts, files = run(server, "demo_morph_even", tmp_path)
+    wanted = scenes(2, 3)
+    denoise, found = engine(wanted, 0)
+    keys = [found.sample(i) for i in range(3)]
+    alone = morph(denoise, keys, 24, originals=list(wanted.split(1)), loop=True, batch=12)
+    (path,) = files["Animation"]
+    with Image.open(path) as animation:
+        assert (animation.format, animation.n_frames, animation.info["loop"]) == ("WEBP", 24, 0)
+        frames = [frame.copy() for frame in ImageSequence.Iterator(animation)]
+    assert_same_pictures(frames, alone.frames)
+    told = texts["How even is it?"]
+    at = [int(frame) - 1 for frame in re.findall(r"keyframe \d: frame (\d+)", told)]
+    assert_same_pictures([frames[k] for k in at], wanted)
+    seen = torch.stack([small(frame) for frame in [*frames, frames[0]]]).double()
+    steps = seen.diff(dim=0).flatten(1).square().mean(1).sqrt()
+    assert float(steps.max() / steps.median()) < 1.5
+    assert f"{alone.nfe} evaluations" in told and f"largest step {alone.evenness:.2f} times" in told
+    assert "Warning" not in told
 
 
 def test_blend_of_three(server, tmp_path):

@@ -1,6 +1,7 @@
 """What `nodes/host/` needs of core beyond its nodes: a core that changed any of it fails here first, by name."""
 
 import ast
+import copy
 import importlib
 import inspect
 from functools import reduce
@@ -12,6 +13,7 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.patcher_extension
 import comfy.samplers
 import comfy.supported_models
 import comfy_execution.utils
@@ -40,7 +42,9 @@ CALLED = {
     "comfy.model_management.unet_offload_device": ((), {}),
     "comfy.model_patcher.ModelPatcher": (("model",), {"load_device": 0, "offload_device": 0}),
     "comfy.model_patcher.ModelPatcher.get_model_object": ((SELF, "name"), {}),
+    "comfy.model_patcher.create_model_options_clone": (({},), {}),
     "comfy.ops.pick_operations": (("stored", "computed"), {}),
+    "comfy.patcher_extension.add_wrapper_with_key": (("kind", "key", "wrapper", {}), {"is_model_options": True}),
     "comfy.samplers.CFGGuider": (("model",), {}),
     "comfy.samplers.CFGGuider.inner_set_conds": ((SELF, {}), {}),
     "comfy.samplers.CFGGuider.sample": (
@@ -81,6 +85,7 @@ THERE = [
     "comfy.latent_formats.LatentFormat.latent_rgb_factors",
     "comfy.latent_formats.LatentFormat.spacial_downscale_ratio",
     "comfy.model_sampling.X0",
+    "comfy.patcher_extension.WrappersMP.PREDICT_NOISE",
     "comfy.samplers.SCHEDULER_NAMES",
     "comfy.supported_models_base.BASE.latent_format",
     "comfy.supported_models_base.BASE.memory_usage_factor",
@@ -210,6 +215,30 @@ def test_a_sampler_sees_the_model_s_levels():
     assert sampling is model.get_model_object("model_sampling"), "model_wrap.inner_model is not the model any more"
     assert set(extra) <= {"model_options", "seed"}, "samplers are given more than KSamplerX0Inpaint takes"
     assert guider.model_patcher is model and isinstance(guider.model_patcher.model_options, dict)
+
+
+def test_a_guider_s_prompts_and_evaluations_are_where_morphs_look():
+    """`original_conds` is read and replaced in a copy; a wrapper in the options sees every evaluation."""
+    guider = comfy.samplers.CFGGuider(gaussian_model("eps"))
+    prompt = torch.zeros(1, 1, 1)
+    guider.set_conds([[prompt, {"strength": 2.0}]], [[prompt, {}]])
+    assert set(guider.original_conds) == {"positive", "negative"}, "a guider keeps its prompts elsewhere"
+    (facts,), options = guider.original_conds["positive"], copy.deepcopy(guider.model_options)
+    assert facts["cross_attn"] is prompt and facts["strength"] == 2.0
+    asked = []
+
+    def counted(execute, *args, **kwargs):
+        asked.append(args[0].shape)
+        return execute(*args, **kwargs)
+
+    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    comfy.patcher_extension.add_wrapper_with_key(kind, "test", counted, guider.model_options, is_model_options=True)
+    latent, sampler = torch.zeros(2, 4, 8, 8), comfy.samplers.sampler_object("euler")
+    guider.sample(latent + 1, latent, sampler, torch.tensor([1.0, 0.5, 0.0]), seed=0)
+    assert asked == [latent.shape] * 2
+    assert guider.model_patcher.model_options == options, "the model's own options were changed"
+    assert sampler.sampler_function.__name__ == "sample_euler", "samplers do not tell their names any more"
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *RARE])

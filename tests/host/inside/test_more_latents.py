@@ -7,7 +7,7 @@ import comfy.model_management
 import pytest
 import torch
 from conftest import run
-from models import FAMILIES, Gaussian, S, apart, exact, gaussian_model
+from models import FAMILIES, Gaussian, S, apart, conditioning, exact, gaussian_model
 from test_inversion import NEAR, back, first_state, invert, kept, latent_in, model_of, picture
 
 import nodes
@@ -65,6 +65,17 @@ def test_noises_of_video_are_blended_saved_and_loaded():
     loaded, sigmas, shaped, _ = run("SSINoiseLoad", file=name, model=model)
     assert torch.equal(loaded.unit, noise.unit) and shaped["samples"].shape == noise.unit.shape
     assert torch.equal(back(model, loaded, sigmas, shaped)["samples"], back(model, noise, sigmas, nothing)["samples"])
+
+
+def test_videos_are_morphed():
+    model, latent = video("flow")
+    noise, _, sigmas, _, _ = invert(model, latent, steps=8)
+    (guider,) = run("BasicGuider", model=model, conditioning=conditioning(0.3))
+    (sampler,) = run("SSISolver", solver="dpmpp-2m")
+    given = {"noises": {"noise0": noise}, "guider": guider, "sampler": sampler, "sigmas": sigmas}
+    frames, report, _ = run("SSIMorph", **given, frames=5)
+    assert frames["samples"].shape == (5, 16, 3, 8, 8) and "Warning: keyframe" not in report
+    torch.testing.assert_close(frames["samples"][[0, -1]], latent["samples"], atol=1e-4, rtol=0)
 
 
 class Rounded(Gaussian):

@@ -13,7 +13,7 @@ import pytest
 import nodes
 
 SNAPSHOT = Path(__file__).resolve().parents[1] / "schemas.json"
-OURS_ALONE = ("skip_unit", "solver", "grid", "easing", "method", "kind", "dtype", "goal", "injection")
+OURS_ALONE = ("skip_unit", "solver", "grid", "easing", "method", "kind", "dtype", "goal", "injection", "pace")
 """Combos whose choices are ours, so that a choice taken away would break saved workflows."""
 
 
