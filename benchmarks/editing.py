@@ -11,13 +11,15 @@ known: the same factors in the other class. For each way:
 - kept: PSNR against the source over the pixels that the true edit leaves alone (between seasons: night changes all);
 - Gaussian: the share of noises that pass every figure;
 - passes: of the network for an edit, there and back; guidance takes two for an evaluation.
+
+Then base inversion and SSI again with twice the steps, and what SSI gains over base inversion edit by edit.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,17 +65,18 @@ class Way:
     """Add what the way back as the source's own class lacks of the source."""
 
 
+BASE, SSI = Way("base", 0.0), Way(f"SSI {DEFAULT_SKIP:g}")
 WAYS = (
-    Way("base", 0.0),
-    *(Way(f"SSI {skip:g}", skip) for skip in (DEFAULT_SKIP, 0.2, 0.5, 1.0)),
-    Way("base, guidance 2", 0.0, guidance=2.0),
-    *(Way(f"SSI {DEFAULT_SKIP:g}, guidance {w:g}", guidance=w) for w in (2.0, 3.0)),
-    *(Way(f"{name}, residual carried", skip, carry=True) for name, skip in (("base", 0.0), ("SSI 0.07", DEFAULT_SKIP))),
-    Way(f"SSI {DEFAULT_SKIP:g}, only up to 10", top=10.0),
+    BASE,
+    SSI,
+    *(Way(f"SSI {skip:g}", skip) for skip in (0.2, 0.5, 1.0)),
+    *(replace(way, name=f"{way.name}, guidance {w:g}", guidance=w) for way, w in ((BASE, 2.0), (SSI, 2.0), (SSI, 3.0))),
+    *(replace(way, name=f"{way.name}, residual carried", carry=True) for way in (BASE, SSI)),
+    replace(SSI, name=f"{SSI.name}, only up to 10", top=10.0),
     *(Way(f"noise of {top:g}", None, top) for top in (0.5, 2.0, 5.0, 10.0, 20.0)),
     Way("noise of 2, guidance 3", None, 2.0, 3.0),
 )
-SHOWN = ("base", "SSI 0.07", "SSI 0.5", "SSI 0.07, guidance 2", "noise of 2", "noise of 5", "noise of 20")
+SHOWN = (BASE.name, SSI.name, "SSI 0.5", f"{SSI.name}, guidance 2", "noise of 2", "noise of 5", "noise of 20")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Task:
         self.before = self.source.repeat(kinds - 1, 1, 1, 1)
         self.truth = torch.cat([draw_scenes(seeds, labels=labels) for labels in self.targets])
         self.kept = ((self.truth - self.before).abs() < KEPT).all(1, keepdim=True)
-        self.seasons = (own.repeat(kinds - 1) != NIGHT) & (self.wanted != NIGHT)
+        self.out_of_night, self.into_night = own.repeat(kinds - 1) == NIGHT, self.wanted == NIGHT
+        self.seasons = ~self.out_of_night & ~self.into_night
 
     def kept_psnr(self, images: Tensor) -> Tensor:
         """PSNR to the source over the pixels to be kept, of edits between seasons."""
@@ -174,12 +178,33 @@ def row(name: str, made: Edits, judge: nn.Module, task: Task) -> str:
     images = made.images.clamp(-1, 1)
     changed, near = right(judge, images, task.wanted), psnr(images, task.truth)
     least = min(float(changed[task.wanted == label].mean()) for label in range(len(CLASSES)))
-    by_scene = near.reshape(len(task.targets), -1).mean(0)
-    error = by_scene.std() / len(by_scene) ** 0.5
-    gaussian = "" if made.noise is None else f"{torch.tensor(gaussianity(made.noise).verdicts).float().mean():.0%}"
+    passed = () if made.noise is None else gaussianity(made.noise, task.source).verdicts
+    gaussian = f"{sum(passed) / len(passed):.0%}" if passed else ""
     return (
-        f"| {name} | {changed.mean():.0%}, {least:.0%} | {near.mean():.1f} +- {error:.1f}, "
+        f"| {name} | {changed.mean():.0%}, {least:.0%} | {near.mean():.1f} +- {standard_error(near, task):.1f}, "
         f"{near[task.seasons].mean():.1f} | {task.kept_psnr(images).mean():.1f} | {gaussian} | {made.passes or ''} |"
+    )
+
+
+def standard_error(values: Tensor, task: Task) -> float:
+    """Of the mean of one value an edit, over scenes: the edits of one scene are not independent."""
+    by_scene = values.reshape(len(task.targets), -1).mean(0)
+    return float(by_scene.std() / len(by_scene) ** 0.5)
+
+
+def compared(editor: Editor, one: Way, other: Way) -> str:
+    """What one way gains over another, edit by edit, and how near each comes to the source itself."""
+    task = editor.task
+    images = [editor.edits(way).images.clamp(-1, 1) for way in (one, other)]
+    gains = psnr(images[0], task.truth) - psnr(images[1], task.truth)
+    kept = task.kept_psnr(images[0]).mean() - task.kept_psnr(images[1]).mean()
+    parts = {"between seasons": task.seasons, "out of night": task.out_of_night, "into night": task.into_night}
+    told = ", ".join(f"{part} {gains[which].mean():+.1f}" for part, which in parts.items())
+    back = [psnr(editor.inverted(way.skip or 0.0, way.top)[1], task.source).mean() for way in (one, other)]
+    return (
+        f"{one.name} less {other.name}: {gains.mean():+.1f} +- {standard_error(gains, task):.1f} dB to the true edit "
+        f"({told}), {kept:+.1f} dB of what is kept; better in {(gains > 0).float().mean():.0%} of the edits\n"
+        f"the source itself back: {one.name} {back[0]:.1f} dB, {other.name} {back[1]:.1f} dB"
     )
 
 
@@ -196,6 +221,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/editing.png"))
     o = parser.parse_args()
+    if o.scenes < 9:
+        parser.error(f"--scenes {o.scenes}: 9 or more are wanted, of which the sheet shows some")
     torch.set_num_threads(o.threads)
     judge, task = classifier(), Task(o.scenes)
     editor = Editor(demo_denoiser(name="demo-classes"), task, o.steps)
@@ -213,6 +240,10 @@ def main() -> None:
         made = editor.edits(way)
         shown[way.name] = made.images
         print(row(way.name, made, judge, task), flush=True)
+    finer = Editor(editor.denoise, task, 2 * o.steps)
+    for way in (BASE, SSI):
+        print(row(f"{way.name}, N={finer.steps}", finer.edits(way), judge, task), flush=True)
+    print(f"\n{compared(editor, SSI, BASE)}")
     o.out.parent.mkdir(parents=True, exist_ok=True)
     half = o.scenes
     sheet = contact_sheet(list(rows(task, shown, (0, 4 + half, 8 + 2 * half, 5, 6 + half, 7 + 2 * half))), scale=4)

@@ -76,9 +76,12 @@ def tangent(denoise: Model, process: Process, x0: Tensor, noise: Tensor, sigma: 
     x <- x + D(x + (x0 - D(x))) - D(x), `rounds` times: to first order x + J (x0 - D(x)), J the Jacobian of D at x.
     Of our own. J has eigenvalues rho near 1 along what the model knows of the image and near 0 across it. Adding
     x0 - D(x) itself would make D meet x0 as well, but would also put back, amplified, all of the image that the model
-    takes for noise, and with it structure. Filtered by J it changes only what D sees. On Gaussian data of variance
-    s^2 a round scales the noise by 1 - rho^2 and the image by 1 + rho (1 - rho), rho = s^2 / (s^2 + sigma^2); the
-    variance of x is what it must be and up to 11% more after one round, 24% after two.
+    takes for noise, and with it structure. Filtered by J, a round changes little but what D sees. On Gaussian data of
+    variance s^2, rho = s^2 / (s^2 + sigma^2), a round scales the noise by 1 - rho^2 and takes the share a of the
+    image's offset from the mean, 1 at first, to a + rho (1 - rho a). The other correction takes it to
+    a + (1 - rho a): the limit of both is 1/rho, so that both amplify what D does not see, this one rho times as fast.
+    More than a few rounds would spoil it. The variance of x is what it must be and up to 11% more after one round, 24%
+    after two.
 
     Raises:
         InputError: `rounds` is no whole number of at least 0.

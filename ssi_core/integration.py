@@ -25,7 +25,7 @@ class Progress:
     """What a progress callback is told after every step."""
 
     step: int
-    """Steps done, 1..steps."""
+    """Steps done, 1..steps; evaluations where there are no steps (`Told`)."""
     steps: int
     sigma: float
     """The level reached."""
@@ -39,6 +39,31 @@ class Progress:
 
 Callback = Callable[[Progress], bool | None]
 """Called after every step; returning False (not None) stops with `Cancelled`."""
+
+
+class Told:
+    """A denoiser each of whose evaluations is told, for work that has no steps: on a large model each is long.
+
+    Args:
+        denoise: whose evaluations.
+        progress: called after each; may cancel. Its step is the evaluation, its steps those and what is `ahead`.
+        ahead: steps that come afterwards, as far as they are known.
+        during: what is done, for the message of `Cancelled`: "the skip was chosen".
+    """
+
+    def __init__(self, denoise: Denoiser, progress: Callback | None, ahead: int, during: str) -> None:
+        self.denoise, self.progress, self.ahead, self.during = denoise, progress, ahead, during
+        self.dtype: torch.dtype | None = getattr(denoise, "dtype", None)
+        self.nfe = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        D = self.denoise(x, sigma)
+        self.nfe += 1
+        if self.progress is not None:
+            now = Progress(self.nfe, self.nfe + self.ahead, float(sigma[0]), self.nfe, x, D)
+            if self.progress(now) is False:
+                raise Cancelled(f"cancelled after {self.nfe} evaluations, while {self.during}")
+        return D
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -21,7 +22,7 @@ from .errors import InputError
 from .goal import Goal
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
-from .integration import Callback, integrate, seeds_for, unit_noise
+from .integration import Callback, Told, integrate, seeds_for, unit_noise
 from .process import Process, process_from
 from .schedule import Grid, given_sigmas, truncate
 from .skip import DEFAULT_SKIP, Choice, choose_skip, resolved
@@ -52,9 +53,22 @@ class Inversion:
     residual: Tensor | None = None
     """[B], for `exact` and `fixed-point`: the largest relative residual of any step."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Versions, model signature, grid, injection, options, SHA-256 of each source image."""
+    """Versions, model signature, grid, injection, options, what the skip was chosen for (None: given) and how many of
+    the evaluations that took, SHA-256 of each source image."""
     choice: Choice | None = None
     """How `skip` was chosen, where it was; not written to files."""
+
+    @property
+    def injection(self) -> Injection:
+        """How noise was put in, made again from the provenance, so that another image can be inverted alike.
+
+        Raises:
+            InputError: by a function that is not registered under that name.
+        """
+        # Files from before there were any say nothing of it.
+        inject = find_injection(str(self.provenance.get("injection", DEFAULT_INJECTION))).inject
+        options = self.provenance.get("injection_options")
+        return partial(inject, **options) if options else inject
 
     def sample(self, i: int) -> Inversion:
         """Sample i of a batch, as the inversion it would have been alone."""
@@ -64,6 +78,7 @@ class Inversion:
             states=None if self.states is None else self.states[:, i : i + 1],
             residual=None if self.residual is None else self.residual[i : i + 1],
             provenance={**self.provenance, "images_sha256": hashes},
+            choice=None if self.choice is None else self.choice.sample(i),
         )  # fmt: skip
 
     def to(self, device: str | torch.device) -> Inversion:
@@ -138,7 +153,7 @@ def invert(
         process: VE(), VP(), DiscreteVP() or Flow(); default: the denoiser's own `process`, else VE().
         grid: "keep" the schedule's levels above skip, or "spread" as many again over what is left (`truncate`).
         keep_states: also return every intermediate state.
-        progress: called after every step, those of choosing a skip among them; may cancel.
+        progress: called after every step, and after every evaluation that chooses a skip or puts noise in; may cancel.
 
     Returns:
         An `Inversion`.
@@ -174,7 +189,8 @@ def invert(
         raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
     injecting = 0
     if skip > 0:
-        guarded = Guarded(denoise, process, steps=1)
+        told = Told(denoise, progress, ahead=len(rising) - 1, during="noise was put in")
+        guarded = Guarded(told, process, steps=1)
         with torch.no_grad():
             start = put_in.inject(guarded, process, x0, unit_noise(x0, seeds), rising[0])
         injecting = guarded.nfe
@@ -202,6 +218,8 @@ def invert(
         "injection": put_in.name,
         "injection_options": _options(injection),
         "injection_nfe": injecting,
+        "chosen_for": None if choice is None else str(choice.goal),
+        "choice_nfe": 0 if choice is None else choice.nfe,
         "images_sha256": [tensor_sha256(image) for image in x0],
     }
     return Inversion(

@@ -147,7 +147,7 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
     Args:
         sigmas: a schedule.
         skip: sigma_skip; 0 returns the schedule as it is.
-        grid: "keep" drops the levels under `skip`, so that fewer evaluations are spent (and a level that would make
+        grid: "keep" drops the levels under `skip`, so that fewer evaluations are spent (and levels that would make
             a first step of less than a quarter of the next one in log sigma: multistep solvers amplify slivers);
             "spread" has as many levels as before between sigma_max and skip, spaced in the same way (exact for
             Karras schedules with rho 7; others are interpolated in sigma^(1/7)).
@@ -168,7 +168,8 @@ def truncate(sigmas: Tensor | Sequence[float], skip: float, grid: Grid = "keep")
     if grid == "spread" and len(positive) > 1:
         return _ended(_pinned(_stretched(positive, skip), skip, float(levels[0])))
     kept = positive[positive > skip * (1 + SAME)]
-    if len(kept) > 1 and float(kept[-1] / skip) ** 4 < float(kept[-2] / kept[-1]):
+    # While, not if: the next level may lie as near. Then a schedule that was cut at `skip` stays as it is.
+    while len(kept) > 1 and float(kept[-1] / skip) ** 4 < float(kept[-2] / kept[-1]):
         kept = kept[:-1]
     return _ended(torch.cat([kept, kept.new_tensor([skip])]))
 

@@ -37,3 +37,14 @@ def pictures(tmp_path):
         paths.append(tmp_path / f"scene {i}.png")
         save_image(scene, paths[-1])
     return paths
+
+
+@pytest.fixture
+def stripes(tmp_path):
+    """A picture, as a file, that no demo model knows."""
+    from ssi_core import save_image
+
+    image = torch.ones(1, 3, 32, 32)
+    image[..., ::2] = -1
+    save_image(image, tmp_path / "stripes.png")
+    return tmp_path / "stripes.png"

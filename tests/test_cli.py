@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from commands import FEW, ssi
 from PIL import Image
 
 from ssi_core import (
@@ -23,34 +24,11 @@ from ssi_core import (
     invert,
     karras_sigmas,
     load_image,
-    reconstruct,
-    save_image,
     unit_noise,
 )
-from ssi_core.cli import main
 from ssi_core.cli.terminal import write_choice
 from ssi_core.demo.scenes import HELD_OUT, draw_scenes
-from ssi_core.image import CAPTION, to_pixels
 from ssi_core.skip import Trial
-
-FEW = ["--steps", "6", "--skip", "0.1", "--device", "cpu"]
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    paths = []
-    for i, scene in enumerate(draw_scenes([HELD_OUT + 7, HELD_OUT + 8], size=48)):
-        paths.append(tmp_path / f"scene {i}.png")
-        save_image(scene, paths[-1])
-    return paths
-
-
-def ssi(capsys, *arguments):
-    """(exit code, stdout, stderr) of a command, with the terminal's line breaks taken out."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return stopped.value.code or 0, " ".join(out.split()), " ".join(err.split())
 
 
 def test_a_chosen_skip_is_told_drawn_and_its_own_for_each_picture(capsys, pictures, tmp_path):
@@ -69,12 +47,6 @@ def test_a_forecast_for_a_coarse_walk_is_not_left_alone(capsys, pictures, tmp_pa
     )
     assert code == 0 and "dB came back where 38.0 were foretold; more steps" in err
     assert "the steps lie too far apart" in out
-
-
-def test_a_morph_takes_one_chosen_skip(capsys, pictures, tmp_path):
-    few = ["--steps", "6", "--frames", "3", "--pace", "angle", "--device", "cpu"]
-    code, out, _ = ssi(capsys, "morph", *pictures, "--skip", "psnr=38", "--out", tmp_path / "out", *few)
-    assert code == 0 and "for 38 dB: 38.0 dB" in out
 
 
 def test_injections(capsys, pictures, tmp_path):
@@ -149,41 +121,6 @@ def test_batches_of_one_give_the_same_noise_as_a_batch_of_two(capsys, pictures, 
     assert one.seeds == two.seeds
 
 
-def test_morph_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
-    out = tmp_path / "morphs"
-    code, told, _ = ssi(capsys, "morph", *pictures, "--frames", 4, "--back", "--out", out, *FEW)
-    assert code == 0 and "times the median" in told
-    with Image.open(out / "scene 0-scene 1.webp") as morph:
-        assert morph.n_frames == 6  # there, and back without the ends
-        assert morph.size == (128, 128)
-        shown = np.asarray(morph.convert("RGB"))[::4, ::4].astype(int)
-        assert np.abs(shown - to_pixels(load_image(pictures[0], 32))[0]).max() <= 1
-    assert ssi(capsys, "invert", *pictures, "--out", out, *FEW)[0] == 0
-    artefacts = [out / f"scene {i}.ssi.safetensors" for i in range(2)]
-    assert ssi(capsys, "morph", *artefacts, "--frames", 3, "--out", out)[0] == 0
-
-
-def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):
-    out = tmp_path / "edits"
-    code, told, _ = ssi(
-        capsys, "edit", *pictures, "--from", "summer", "--to", "winter", "--to", "3", "--out", out, *FEW
-    )
-    assert code == 0 and "14 evaluations" in told  # four up, five down for each class
-    assert sorted(p.name for p in out.iterdir()) == [
-        f"scene {i}.{what}.png" for i in range(2) for what in ("edits", "night", "winter")
-    ]
-    assert Image.open(out / "scene 0.edits.png").size == (3 * (128 + 4), CAPTION + 128 + 4)
-    model, x0 = demo_denoiser(name="demo-classes"), load_image(pictures[1], 32)
-    inversion = invert(model.conditioned(0), x0, karras_sigmas(6), skip=0.1, seed=1)
-    wanted = reconstruct(model.conditioned(2), inversion.noise, inversion.sigmas)
-    apart = np.abs(to_pixels(load_image(out / "scene 1.winter.png")).astype(int) - to_pixels(wanted))
-    assert apart.max() <= 1
-    guided = ["--guidance", "3", "--out", tmp_path / "guided"]
-    code, told, _ = ssi(capsys, "edit", pictures[1], "--from", 0, "--to", "winter", *guided, *FEW)
-    assert code == 0 and "asking the network twice" in told
-    assert (load_image(tmp_path / "guided" / "scene 1.winter.png") - wanted).abs().max() > 0.05
-
-
 def test_an_artefact_of_several_pictures(capsys, tmp_path):
     several, out = tmp_path / "several.ssi.safetensors", tmp_path / "out"
     scenes = draw_scenes(range(HELD_OUT, HELD_OUT + 3))
@@ -198,13 +135,6 @@ def test_an_artefact_of_several_pictures(capsys, tmp_path):
     assert "holds 3 pictures" in said
 
 
-def test_a_picture_beside_an_artefact_is_inverted_as_that_was(capsys, pictures, tmp_path):
-    assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, "--solver", "ab2-log", *FEW)[0] == 0
-    artefact = tmp_path / "scene 0.ssi.safetensors"
-    assert ssi(capsys, "morph", artefact, pictures[1], "--frames", 3, "--seed", 4, "--out", tmp_path)[0] == 0
-    assert (tmp_path / "scene 0-scene 1.webp").exists()
-
-
 def test_an_unknown_figure_format_is_told(capsys, pictures, tmp_path):
     assert ssi(capsys, "invert", pictures[0], "--out", tmp_path, *FEW)[0] == 0
     code, _, said = ssi(capsys, "inspect", tmp_path / "scene 0.ssi.safetensors", "--out", tmp_path / "fig.xyz")
@@ -212,11 +142,8 @@ def test_an_unknown_figure_format_is_told(capsys, pictures, tmp_path):
     assert "unknown suffix '.xyz'" in said
 
 
-def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, tmp_path):
-    stripes = torch.ones(1, 3, 32, 32)
-    stripes[..., ::2] = -1
-    save_image(stripes, tmp_path / "stripes.png")
-    code, said, noted = ssi(capsys, "invert", tmp_path / "stripes.png", "--out", tmp_path, *FEW)
+def test_a_picture_the_model_does_not_know_is_said_to_be_so(capsys, stripes, tmp_path):
+    code, said, noted = ssi(capsys, "invert", stripes, "--out", tmp_path, *FEW)
     assert code == 0
     assert "not Gaussian" in said
     assert "outside what the model knows" in noted

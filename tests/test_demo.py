@@ -55,6 +55,14 @@ def test_flow_knows_its_process():
         invert(model, images, levels(model, 4), process=VE())
 
 
+def test_a_model_learns_from_levels_of_its_own_process():
+    """A ratio of noise to signal r is sigma r of an EDM, time r / (1 + r) of a flow; within what it is asked for."""
+    ratios = torch.tensor([0.0, 0.5, 3.0, 50.0, 1e6])
+    assert KINDS["edm"].sigmas(ratios).tolist() == pytest.approx([0.002, 0.5, 3.0, 50.0, 80.0])
+    assert KINDS["flow"].sigmas(ratios).tolist() == pytest.approx([0.002, 1 / 3, 0.75, 50 / 51, 1.0], abs=2e-6)
+    assert KINDS["flow"].sigmas(ratios).dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_loss_is_that_of_its_parametrisation(kind):
     """A network that answers right has none; one that answers 0 has the mean square of what it should have said."""

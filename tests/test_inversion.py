@@ -1,5 +1,8 @@
 """There and back: round trips, what each run costs, seeds, cancellation, and what skipping the singularity does."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +16,13 @@ from ssi_core import (
     DiscreteVP,
     Eps,
     Flow,
+    Goal,
     InputError,
     Inversion,
+    choose_skip,
     cosine,
     ddim_sigmas,
+    demo_denoiser,
     exponential_sigmas,
     flow_sigmas,
     integrate,
@@ -26,6 +32,8 @@ from ssi_core import (
     reconstruct,
     unit_noise,
 )
+from ssi_core.demo.scenes import HELD_OUT, draw_scenes
+from ssi_core.injection import plain, tangent
 
 PROCESSES = [VE(), VP(), DiscreteVP(), Flow()]
 START_ERROR = {name: 0.02 if entry.order == 2 else 0.2 for name, entry in SOLVERS.items()}
@@ -467,3 +475,58 @@ def test_the_denoisers_own_process_is_the_default():
     odd.process = "vp"
     with pytest.raises(InputError, match="process 'vp'"):
         run(odd)
+
+
+def test_a_sample_of_a_chosen_skip_keeps_what_was_foretold_of_it_alone():
+    x0 = draw_scenes(range(HELD_OUT, HELD_OUT + 3))
+    whole = invert(demo_denoiser(), x0, karras_sigmas(6), skip="auto")
+    one = whole.sample(2).choice
+    for part in ("psnr", "leftover", "margin"):
+        told = getattr(whole.choice.foretold, part)
+        assert getattr(one.foretold, part).tolist() == [told[2]] and len(set(told.tolist())) == 3
+        assert [getattr(t, part).shape for t in one.trials] == [(1,)] * len(whole.choice.trials)
+    assert one.skip == whole.skip and invert(demo_denoiser(), x0, karras_sigmas(6)).sample(2).choice is None
+
+
+def test_a_file_says_what_the_skip_was_chosen_for_and_at_what_cost(tmp_path):
+    x0 = draw_scenes([HELD_OUT])
+    for goal, told in ((Goal("psnr", 40), "40 dB"), ("auto", "the verdict")):
+        found = invert(demo_denoiser(), x0, karras_sigmas(6), skip=goal)
+        found.save(tmp_path / "a.safetensors")
+        facts = Inversion.load(tmp_path / "a.safetensors").provenance
+        given = invert(demo_denoiser(), x0, karras_sigmas(6), skip=found.skip)
+        assert facts["chosen_for"] == told and facts["choice_nfe"] == found.nfe - given.nfe > 0
+        assert given.provenance["chosen_for"] is None and given.provenance["choice_nfe"] == 0
+
+
+def test_an_inversion_says_how_noise_was_put_in_so_that_another_can_be_made_alike(tmp_path):
+    data, x0 = setting(VE())
+    inv = invert(data, x0, karras_sigmas(6), skip=0.1, injection=partial(tangent, rounds=1))
+    inv.save(tmp_path / "a.safetensors")
+    again = invert(data, x0, karras_sigmas(6), skip=0.1, injection=Inversion.load(tmp_path / "a.safetensors").injection)
+    assert torch.equal(again.noise, inv.noise)
+    assert again.provenance["injection_options"] == {"rounds": 1}
+    assert replace(inv, provenance={}).injection is plain
+    foreign = replace(inv, provenance={"injection": "sideways"})
+    with pytest.raises(InputError, match="injection 'sideways': unknown"):
+        assert foreign.injection
+
+
+@pytest.mark.parametrize(
+    "option, other",
+    [({"injection": "tangent"}, {"injection": "plain"}), ({"seed": [7, 5]}, {"seed": [0, 1]}),
+     ({"process": Flow()}, {"process": VE()})],
+    ids=lambda given: "-".join(given),
+)  # fmt: skip
+def test_a_skip_is_chosen_as_it_is_inverted(option, other):
+    """With the same injection, seeds and process; each of them changes what is foretold."""
+    is_flow = "process" in option
+    data, x0 = gaussian(is_flow, (1, 4, 8)), normal(2, 1, 4, 8, seed=21)
+    sigmas = flow_sigmas(12, sigma_min=0.01) if is_flow else karras_sigmas(12)
+    goal = Goal("leftover", 0.2)
+    found = invert(data, x0, sigmas, skip=goal, **option)
+    wanted = choose_skip(data, x0, sigmas, goal, **option)
+    assert (found.skip, replace(found.choice, resolved=True).reason) == (wanted.skip, wanted.reason)
+    assert found.choice.foretold.psnr.equal(wanted.foretold.psnr)
+    otherwise = choose_skip(data, x0, [s * 0.99 for s in sigmas.tolist()], goal, **other)
+    assert not torch.allclose(otherwise.foretold.psnr, wanted.foretold.psnr, rtol=1e-3)

@@ -38,6 +38,31 @@ def test_snr_and_sigma_are_inverse(process, part):
     assert float(process.sigma_of_snr(process.snr(sigma))) == pytest.approx(sigma, rel=1e-9)
 
 
+@pytest.mark.parametrize("process", [*ALL, OU()], ids=repr)
+@given(part=st.floats(0, 1))
+def test_ratio_is_that_of_the_injection_and_has_its_inverse(process, part):
+    """Noise over signal: what an injected picture of ones and a noise of ones are worth beside each other."""
+    low, high = reach(process)
+    sigma = low * (high / low) ** part
+    one, none = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64)
+    ratio = float(process.ratio(sigma))
+    assert ratio == pytest.approx(float(process.inject(none, one, sigma) / process.inject(one, none, sigma)), rel=1e-9)
+    assert float(process.sigma_of_ratio(ratio)) == pytest.approx(sigma, rel=1e-9)
+
+
+@pytest.mark.parametrize("process", [*ALL, OU()], ids=repr)
+def test_ratio_at_the_ends_and_of_many_levels(process):
+    assert float(process.ratio(0.0)) == 0 == float(process.sigma_of_ratio(0.0))
+    levels = torch.tensor([[0.1, 0.3], [0.5, 0.9]])
+    assert process.ratio(levels).shape == (2, 2) and process.ratio(levels).dtype == torch.float64
+    assert process.ratio(levels)[1, 0] == process.ratio(0.5)
+
+
+def test_the_ratio_of_a_flow_reaches_noise_alone():
+    assert math.isinf(float(Flow().ratio(1.0))) and float(Flow().sigma_of_ratio(math.inf)) == 1
+    assert float(Flow().ratio(0.5)) == 1 and float(VE().ratio(3.0)) == pytest.approx(3, rel=1e-15)
+
+
 @every_process
 def test_conversions_are_elementwise_monotone_and_float64(process):
     low, high = reach(process)

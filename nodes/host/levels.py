@@ -124,15 +124,17 @@ class HostProcess(Process):
         return float64(math.exp((a + b) / 2))
 
     def snr(self, sigma: Number) -> Tensor:
-        noise_gain, latent_gain = self.gains(float(sigma))
-        return float64((latent_gain / noise_gain) ** 2)
+        levels = float64(sigma)
+        noise_gain, latent_gain = float64([self.gains(level) for level in levels.flatten().tolist()]).unbind(1)
+        return ((latent_gain / noise_gain) ** 2).reshape(levels.shape)
 
     def sigma_of_snr(self, snr: Number) -> Tensor:
-        ratio = float(snr)
-        if not ratio > 0:
-            raise InputError(f"SNR {ratio:g}: must be positive (signal power / noise power; 100 is sigma 0.1)")
-        scaled = self.gains(1.0)[0] * math.sqrt(ratio)  # some models' noise is not of unit size
-        return float64(1 / (1 + scaled) if self.is_flow else 1 / scaled)
+        ratio = float64(snr)
+        if not bool((ratio > 0).all()):
+            least = float(ratio.min())
+            raise InputError(f"SNR {least:g}: must be positive (signal power / noise power; 100 is sigma 0.1)")
+        scaled = self.gains(1.0)[0] * ratio.sqrt()  # some models' noise is not of unit size
+        return 1 / (1 + scaled) if self.is_flow else 1 / scaled
 
     def as_vp(self) -> DiscreteVP:
         """The engine's own process of the same counted levels.

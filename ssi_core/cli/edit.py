@@ -8,12 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from ..gaussianity import gaussianity
 from ..image import check_pixels, contact_sheet, load_image, save_image, sheet_size
 from ..inversion import reconstruct
 from .options import ClassesOptions, InversionOptions, Out, grouped
-from .pictures import inverted
-from .terminal import made, progress_bar, result_names, spent, warn_of_noises
+from .pictures import inverted, judged
+from .terminal import evaluations, made, progress_bar, result_names, spent, warn_of_noises
 
 
 @grouped
@@ -33,7 +32,7 @@ def edit_command(
     """Edit the class of pictures: invert them as what they are, sample the noise as something else.
 
     For each picture writes NAME.CLASS.png for every class asked for, by its name where it has one, and NAME.edits.png,
-    which shows all beside it.
+    which shows all beside it; where the skip is chosen (`--skip auto`) also NAME.skip.png, as `ssi invert` does.
     """
     how.check()
     chosen = classes.of_class(known)
@@ -46,19 +45,20 @@ def edit_command(
     own, others = network.conditioned(chosen.label), [network.conditioned(label, guidance) for label in labels]
     out, sigmas = made(out), how.sigmas(own)
     verdicts: list[bool] = []
-    nfe = 0
+    batches: list[tuple[int, int]] = []
     for start, x0, found in inverted(own, pictures, sigmas, how.begin, how.solver, how, batch):
         nfe, edits = found.nfe, []
         for label, denoise in zip(shown[1:], others, strict=True):
             with progress_bar(f"sampling as {label}") as watch:
                 edits.append(reconstruct(denoise, found.noise, found.sigmas, solver=how.solver, progress=watch).cpu())
             nfe += watch.nfe
-        verdicts += gaussianity(found.noise.cpu()).verdicts
+        batches.append((len(x0), nfe))
         for i, name in enumerate(names[start : start + len(x0)]):
+            verdicts.append(judged(found, x0, i, out, name)[1].verdict)
             for label, edited in zip(shown[1:], edits, strict=True):
                 save_image(edited[i], out / f"{name}.{label}.png")
             row = torch.stack([x0[i].cpu(), *(edited[i] for edited in edits)])
             save_image(contact_sheet([row], scale=scale, captions=shown), out / f"{name}.edits.png")
     warn_of_noises(verdicts, "their edits")
     twice = f", {len(labels)} of the samplings asking the network twice" if guidance != 1 else ""
-    spent(f"{nfe} evaluations a batch of up to {batch}{twice}, {len(names)} picture(s); written to {out}/")
+    spent(f"{evaluations(batches)}{twice}, {len(names)} picture(s); written to {out}/")

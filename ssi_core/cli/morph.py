@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -30,14 +31,15 @@ from ..image import (
     save_image,
     sheet_size,
 )
+from ..injection import Injection
 from ..inversion import Inversion, invert
 from ..metrics import cosine
 from ..models.pixel import PixelModel
 from ..morph import EVEN_ENOUGH, PACES, check_path, morph
-from ..skip import choose_skip
+from ..skip import choose_skip, resolved
 from .options import InversionOptions, NetworkOptions, Out, grouped
 from .pictures import same_model
-from .terminal import made, progress_bar, spent, stem, task_bar, warn, warn_of_noises
+from .terminal import made, progress_bar, spent, stem, task_bar, tell_choice, warn, warn_of_noises
 
 ALIKE = 0.5
 COLUMNS = 12
@@ -106,29 +108,39 @@ def morph_command(
         return denoise if travel is None else travel(torch.tensor(places, dtype=torch.float64))
 
     sigmas, skip, solver = how.sigmas(denoise), how.begin, how.solver
+    injection: str | Injection = how.injection
+    unknown = [picture for picture in pictures if picture is not None]
     for source, known in zip(keyframes, found, strict=True):
         if known is not None:
             same_model(known, denoise, source)
             sigmas, skip, solver = known.sigmas, known.skip, known.solver
-    unknown = [picture for picture in pictures if picture is not None]
+            try:
+                injection = known.injection if unknown else injection
+            except InputError as error:
+                raise InputError(f"artefact {source}: {error}") from None
+    nfe, choice = 0, None
     if isinstance(skip, Goal) and unknown:
         # Blends need one level: the one that the most demanding picture needs.
         seeds = [how.seed + i for i, picture in enumerate(pictures) if picture is not None]
         together = torch.cat(unknown).to(denoise.device)
         whose = own([i for i, picture in enumerate(pictures) if picture is not None])
-        choice = choose_skip(whose, together, sigmas, skip, injection=how.injection, seed=seeds)
-        skip = choice.skip
-        spent(f"for all pictures together: {choice.reason}")
+        choice = choose_skip(whose, together, sigmas, skip, injection=injection, seed=seeds)
+        skip, nfe = choice.skip, choice.nfe * len(unknown)
     ends: list[Inversion] = []
     for i, (source, known, picture) in enumerate(zip(keyframes, found, pictures, strict=True)):
         if known is None and picture is not None:
             with progress_bar(f"inverting {source.name}") as watch:
                 known = invert(
                     own([i]), picture.to(denoise.device), sigmas, skip=skip, solver=solver,
-                    injection=how.injection, seed=how.seed + i, progress=watch,
+                    injection=injection, seed=how.seed + i, progress=watch,
                 )  # fmt: skip
+            nfe += known.nfe
         assert known is not None
         ends.append(known)
+    if choice is not None:
+        last = ends[-1]
+        fine = resolved(last.sigmas, last.solver, last.process)
+        tell_choice(replace(choice, resolved=fine), "all pictures together")
     likeness = max((float(cosine(a.noise.cpu(), b.noise.cpu())) for a, b in combinations(ends, 2)), default=0.0)
     if likeness > ALIKE:
         warn(f"two of the noises are alike (cosine {likeness:.2f}): other seeds would move it more")
@@ -141,14 +153,14 @@ def morph_command(
     shown = torch.cat([result.frames, result.frames[1:-1].flip(0)]) if back else result.frames
     save_animation(shown, path, fps=fps, scale=scale)
     save_image(contact_sheet(result.frames.split(COLUMNS), scale=scale), path.with_suffix(".png"))
-    verdicts = [gaussianity(end.noise.cpu()).verdict for end in ends]
+    verdicts = [gaussianity(end.noise.cpu(), picture).verdict for end, picture in zip(ends, pictures, strict=True)]
     warn_of_noises(verdicts, "the frames near them")
     spent(f"{sum(verdicts)} of {len(ends)} noises are Gaussian by every figure; their largest cosine {likeness:.3f}")
     spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one")
     if pace == "even" and easing == "linear" and result.evenness > EVEN_ENOUGH:
         warn("some steps stayed large; more frames help")
-    nfe = sum(end.nfe for end in ends) + result.nfe
-    spent(f"{nfe} evaluations, {len(shown)} frames; written to {path} and {path.with_suffix('.png').name}")
+    spent(f"{nfe + result.nfe} evaluations of one picture each, what files already held left out")
+    spent(f"{len(shown)} frames; written to {path} and {path.with_suffix('.png').name}")
 
 
 def class_path(

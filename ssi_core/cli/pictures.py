@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..demo import shipped_as
 from ..errors import InputError
-from ..gaussianity import gaussianity
+from ..gaussianity import Gaussianity, gaussianity
 from ..goal import Goal
 from ..guard import process_of
 from ..image import load_image, save_image
@@ -27,6 +28,7 @@ from ..solver import find_solver
 from .options import InversionOptions, Loaded, ModelOptions, Out, grouped, preset_named
 from .terminal import (
     console,
+    evaluations,
     made,
     print_reports,
     progress_bar,
@@ -74,23 +76,25 @@ def invert_command(
         if known_name(denoise) != papers.model:
             warn(f"preset {papers.name!r} is the paper's for {papers.model}; this is {known_name(denoise)}")
     out = made(out)
-    nfe, reports = 0, []
+    batches, reports = [], []
     for start, x0, inversion in inverted(denoise, pictures, sigmas, skip, solver, how, batch):
-        nfe = inversion.nfe
+        batches.append((len(x0), inversion.nfe))
         for i, name in enumerate(names[start : start + len(x0)]):
-            one, report = inversion.sample(i), gaussianity(inversion.noise[i : i + 1], x0[i : i + 1])
+            kept = math.nan
             if inversion.choice is not None:
                 with progress_bar(f"back to {name}, to see what was foretold") as watch:
                     back = reconstruct(
-                        denoise, one.noise, one.sigmas, solver=one.solver, process=one.process, progress=watch
-                    )
-                write_choice(one, report, out / f"{name}.skip.png", name, float(psnr(back, x0[i : i + 1])))
+                        denoise, inversion.noise[i : i + 1], inversion.sigmas, solver=inversion.solver,
+                        process=inversion.process, progress=watch,
+                    )  # fmt: skip
+                kept = float(psnr(back, x0[i : i + 1]))
+            one, report = judged(inversion, x0, i, out, name, kept)
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
             reports.append(report)
     print_reports(reports, names)
-    spent(f"{nfe} evaluations a batch of up to {batch}, {len(names)} picture(s); written to {out}/")
+    spent(f"{evaluations(batches)}, {len(names)} picture(s); written to {out}/")
 
 
 def inverted(
@@ -116,6 +120,23 @@ def inverted(
                 progress=watch,
             )  # fmt: skip
         yield start, x0, found
+
+
+def judged(
+    found: Inversion, x0: Tensor, i: int, out: Path, name: str, kept: float = math.nan
+) -> tuple[Inversion, Gaussianity]:
+    """Picture i of a batch by itself, and its noise's figures.
+
+    Where its skip was chosen, that is told, and drawn as NAME.skip.png.
+
+    Args:
+        kept: dB of the way back, if it was gone.
+    """
+    one = found.sample(i)
+    report = gaussianity(one.noise, x0[i : i + 1])
+    if one.choice is not None:
+        write_choice(one, report, out / f"{name}.skip.png", name, kept)
+    return one, report
 
 
 @grouped

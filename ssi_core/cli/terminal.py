@@ -24,7 +24,7 @@ from ..image import save_picture
 from ..integration import Progress, unit_noise
 from ..inversion import Inversion
 from ..panel import noise_panel
-from ..skip import Trial, leftover
+from ..skip import Choice, Trial, leftover
 from ..skip_panel import skip_panel
 from ..solver import find_solver
 
@@ -86,7 +86,7 @@ def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: s
     margin = report.margin()
     happened = Trial(choice.skip, torch.full_like(margin, kept), leftover(inversion.noise, injected), margin)
     save_picture(skip_panel(choice, title=title, happened=happened), path)
-    spent(f"{title}: {choice.reason}")
+    tell_choice(choice, title, f"; see {path.name}")
     told = float(choice.foretold.psnr)
     if kept < told - SHORT:
         warn(f"{title}: {kept:.1f} dB came back where {told:.1f} were foretold; more steps bring it nearer")
@@ -94,8 +94,13 @@ def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: s
         whole = [name for name in report.failures[0] if name in OF_THE_WHOLE]
         advice = "no skip is sure to mend that" if whole else f"try --skip {1.5 * choice.skip:.2g}"
         warn(f"{title}: was foretold to pass as Gaussian, and did not, by {', '.join(report.failures[0])}; {advice}")
+
+
+def tell_choice(choice: Choice, title: str, more: str = "") -> None:
+    """Why this skip, and where it does not reach its goal."""
+    spent(f"{title}: {choice.reason}")
     if not choice.met:
-        warn(f"{title}: no skip is foretold to reach {choice.goal}; see {path.name}")
+        warn(f"{title}: no skip is foretold to reach {choice.goal}{more}")
 
 
 def print_reports(reports: list[Gaussianity], names: list[str]) -> None:
@@ -133,6 +138,14 @@ def warn_of_noises(verdicts: Sequence[bool], spoilt: str) -> None:
 
 def warn(message: str) -> None:
     errors.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+
+
+def evaluations(batches: Sequence[tuple[int, int]]) -> str:
+    """What batches took, given as (pictures in it, evaluations); they differ where each has a skip of its own."""
+    largest = max(pictures for pictures, _ in batches)
+    least, most = min(nfe for _, nfe in batches), max(nfe for _, nfe in batches)
+    each = f"{most}" if least == most else f"{least} to {most}"
+    return f"{each} evaluations {'a picture' if largest == 1 else f'a batch of up to {largest}'}"
 
 
 def spent(message: str, *, wrap: bool = True) -> None:

@@ -113,7 +113,7 @@ def price(lab: Lab, process: Process) -> tuple[Table, Figure, list[Finding]]:
         for k, skip in enumerate(SKIPS):
             lab.tell(f"price: s = {s:g}", i * len(SKIPS) + k, len(SCALES) * len(SKIPS))
             one, two = (invert(denoise, x0, sigmas, skip=skip, seed=lab.seed_of("noise", j)) for j in range(2))
-            rho = s**2 / (s**2 + 1 / float(process.snr(skip)))
+            rho = s**2 / (s**2 + float(process.ratio(skip)) ** 2)
             alike = float(cosine(one.noise[:, 1], two.noise[:, 1]).mean())
             full = _error(reconstruct(denoise, one.noise, sigmas), x0)
             short = _error(reconstruct(denoise, one.noise, one.sigmas), x0)
@@ -125,7 +125,7 @@ def price(lab: Lab, process: Process) -> tuple[Table, Figure, list[Finding]]:
             rows.append([f"{s:g}", f"{skip:g}", f"{rho:.4f}", f"{alike:.4f}", f"{wanted:.3e}", f"{full:.3e}",
                          f"{s**2 * (1 - rho):.3e}", f"{short:.3e}"])  # fmt: skip
         fine = torch.logspace(-2, -0.5, 100, dtype=torch.float64)
-        rho_line = s**2 / (s**2 + 1 / process.snr(fine))
+        rho_line = s**2 / (s**2 + process.ratio(fine) ** 2)
         for panel, name, line in (
             (panels[0], "cosine", rho_line),
             (panels[1], "mse", 2 * s**2 * (1 - rho_line.sqrt())),
