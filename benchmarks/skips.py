@@ -97,8 +97,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/skips.json"))
     o = parser.parse_args()
     assert math.isclose(LEVELS[0], 2 * LOWEST)
-    print("| model, pictures | can pass | passed | passed of those foretold to | dB under the best skip | PSNR foretold off by (MSE; median, 90%) "
-          "| leftover off by | skips | NFE |")  # fmt: skip
+    print(
+        "| model, pictures | can pass | passed | passed of those foretold to | dB under the best skip "
+        "| PSNR foretold off by (MSE; median, 90%) | leftover off by | skips | NFE |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
     for subject in subjects(o.models):

@@ -57,7 +57,7 @@ def test_every_batch_has_its_own_names_and_the_solver_goes_both_ways(capsys, pic
 
 def test_a_chosen_skip_is_told_and_drawn(capsys, pictures, tmp_path):
     how = ["--from", "summer", "--to", "winter", "--steps", "8", "--device", "cpu", "--out", tmp_path / "out"]
-    code, out, err = ssi(capsys, "edit", *pictures, "--skip", "auto", *how)
+    code, out, _ = ssi(capsys, "edit", *pictures, "--skip", "auto", *how)
     assert code == 0 and out.count("for the verdict:") == 2 and "scene 1: skip" in out
     assert out.count("the steps lie too far apart") == 2
     assert {"scene 0.skip.png", "scene 1.skip.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
