@@ -1,6 +1,6 @@
 """Past the trade-off curve: what other ways of putting the noise in gain over plain SSI at equal Gaussianity.
 
-    python -m benchmarks.injections [--models demo gaussian ...] [--count 32] [--seeds 3] [--out out/injections.json]
+    python -m benchmarks.injections [--models demo demo-flow ...] [--count 32] [--seeds 3] [--out out/injections.json]
 
 Plain SSI is swept over its skips, with as many evaluations as the dearest injection. For each other way, and for each
 figure of Gaussianity, the plain skip with the same mean figure is looked up, and how many dB lie between the two

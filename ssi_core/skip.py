@@ -63,9 +63,9 @@ ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
 LIKELY = {"psnr": 1.2, "leftover": 0.6, "margin": 0.8}
 """d ln(figure) / d ln(1/sigma), of decibels of their power, that is assumed beyond the trials."""
-DOUBT, BEYOND_DOUBT = 0.3, 1.5
-"""How far, in ln(sigma), two trials must lie apart for their slope to weigh as the likely one does: between them, and,
-of walks, beyond them, where their curves bend."""
+DOUBT, BEYOND_DOUBT = 0.5, 1.5
+"""How far, in ln(sigma), two trials must lie apart for their slope to weigh as the likely one does: on the side of the
+other, and, of walks, on the far side, where their curves bend."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,8 +339,8 @@ def _foretell(trials: Sequence[Trial], sigma: float, process: Process) -> Trial:
 
     def figure(name: str) -> Tensor:
         points = [(math.log(process.ratio(t.sigma)), getattr(t, name).clamp_min(1e-6).log()) for t in walks]
-        between = len(points) > 1 and (points[0][0] - u) * (points[1][0] - u) < 0
-        return _onward(points, u, LIKELY[name], DOUBT if between else BEYOND_DOUBT).exp()
+        towards = len(points) > 1 and (points[1][0] - points[0][0]) * (u - points[0][0]) > 0
+        return _onward(points, u, LIKELY[name], DOUBT if towards else BEYOND_DOUBT).exp()
 
     return Trial(sigma, power * 10 / math.log(10), figure("leftover").clamp(max=1.0), figure("margin"))
 

@@ -16,6 +16,7 @@ from ssi_core import (
     DiscreteVP,
     Eps,
     Flow,
+    Goal,
     InputError,
     Inversion,
     choose_skip,
@@ -489,7 +490,7 @@ def test_a_sample_of_a_chosen_skip_keeps_what_was_foretold_of_it_alone():
 
 def test_a_file_says_what_the_skip_was_chosen_for_and_at_what_cost(tmp_path):
     x0 = draw_scenes([HELD_OUT])
-    for goal, told in (("psnr=40", "40 dB"), ("auto", "the verdict")):
+    for goal, told in ((Goal("psnr", 40), "40 dB"), ("auto", "the verdict")):
         found = invert(demo_denoiser(), x0, karras_sigmas(6), skip=goal)
         found.save(tmp_path / "a.safetensors")
         facts = Inversion.load(tmp_path / "a.safetensors").provenance
@@ -522,10 +523,10 @@ def test_a_skip_is_chosen_as_it_is_inverted(option, other):
     is_flow = "process" in option
     data, x0 = gaussian(is_flow, (1, 4, 8)), normal(2, 1, 4, 8, seed=21)
     sigmas = flow_sigmas(12, sigma_min=0.01) if is_flow else karras_sigmas(12)
-    goal = "leftover=0.2"
+    goal = Goal("leftover", 0.2)
     found = invert(data, x0, sigmas, skip=goal, **option)
     wanted = choose_skip(data, x0, sigmas, goal, **option)
-    assert (found.skip, found.choice.nfe) == (wanted.skip, wanted.nfe)
+    assert (found.skip, replace(found.choice, resolved=True).reason) == (wanted.skip, wanted.reason)
     assert found.choice.foretold.psnr.equal(wanted.foretold.psnr)
     otherwise = choose_skip(data, x0, [s * 0.99 for s in sigmas.tolist()], goal, **other)
     assert not torch.allclose(otherwise.foretold.psnr, wanted.foretold.psnr, rtol=1e-3)

@@ -326,3 +326,13 @@ def test_a_forecast_for_a_coarse_inversion_says_so():
         assert not coarse.resolved and "too far apart" in coarse.reason
     gap = torch.tensor([80.0, 70, 60, 50, 40, 30, 20, 18, 16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 0.07, 0])
     assert not resolved(gap, "dpmpp-2m", VE())
+
+
+def test_what_is_told_of_other_skips_has_no_jumps():
+    denoise, x0, sigmas = setting(VE())
+    for goal in (Goal(), Goal("leftover", 0.06), Goal("psnr", 42.0)):
+        choice = choose_skip(denoise, x0, sigmas, goal)
+        for trial in choice.trials:
+            below, above = choice.at(trial.sigma * 0.9999), choice.at(trial.sigma * 1.0001)
+            for name in ("psnr", "leftover", "margin"):
+                assert float(getattr(below, name)) == pytest.approx(float(getattr(above, name)), rel=2e-3)

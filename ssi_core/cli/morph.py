@@ -138,7 +138,8 @@ def morph_command(
         assert known is not None
         ends.append(known)
     if choice is not None:
-        fine = resolved(ends[0].sigmas, solver, ends[0].process)
+        last = ends[-1]
+        fine = resolved(last.sigmas, last.solver, last.process)
         tell_choice(replace(choice, resolved=fine), "all pictures together")
     likeness = max((float(cosine(a.noise.cpu(), b.noise.cpu())) for a, b in combinations(ends, 2)), default=0.0)
     if likeness > ALIKE:

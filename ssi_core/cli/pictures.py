@@ -78,21 +78,22 @@ def invert_command(
     out = made(out)
     batches, reports = [], []
     for start, x0, inversion in inverted(denoise, pictures, sigmas, skip, solver, how, batch):
-        nfe, kept = inversion.nfe, math.nan
-        if inversion.choice is not None:  # then it is of one picture
-            with progress_bar(f"back to {names[start]}, to see what was foretold") as watch:
-                back = reconstruct(
-                    denoise, inversion.noise, inversion.sigmas, solver=inversion.solver, process=inversion.process,
-                    progress=watch,
-                )  # fmt: skip
-            nfe, kept = nfe + watch.nfe, float(psnr(back, x0))
-        batches.append((len(x0), nfe))
+        nfe = inversion.nfe
         for i, name in enumerate(names[start : start + len(x0)]):
+            kept = math.nan
+            if inversion.choice is not None:
+                with progress_bar(f"back to {name}, to see what was foretold") as watch:
+                    back = reconstruct(
+                        denoise, inversion.noise[i : i + 1], inversion.sigmas, solver=inversion.solver,
+                        process=inversion.process, progress=watch,
+                    )  # fmt: skip
+                kept, nfe = float(psnr(back, x0[i : i + 1])), nfe + watch.nfe
             one, report = judged(inversion, x0, i, out, name, kept)
             one.save(out / f"{name}.ssi.safetensors")
             write_noise_figure(one.noise, report, out / f"{name}.noise.png", name)
             warn_of_residual(one, name)
             reports.append(report)
+        batches.append((len(x0), nfe))
     print_reports(reports, names)
     spent(f"{evaluations(batches)}, {len(names)} picture(s); written to {out}/")
 
@@ -127,7 +128,10 @@ def judged(
 ) -> tuple[Inversion, Gaussianity]:
     """Picture i of a batch by itself, and its noise's figures.
 
-    Where its skip was chosen, that is told, and drawn as NAME.skip.png; `kept` is as in `write_choice`.
+    Where its skip was chosen, that is told, and drawn as NAME.skip.png.
+
+    Args:
+        kept: dB of the way back, if it was gone.
     """
     one = found.sample(i)
     report = gaussianity(one.noise, x0[i : i + 1])

@@ -97,7 +97,7 @@ def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: s
 
 
 def tell_choice(choice: Choice, title: str, more: str = "") -> None:
-    """Why this skip, and whether its goal is out of reach."""
+    """Why this skip, and where it does not reach its goal."""
     spent(f"{title}: {choice.reason}")
     if not choice.met:
         warn(f"{title}: no skip is foretold to reach {choice.goal}{more}")
