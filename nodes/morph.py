@@ -90,7 +90,8 @@ class SSIMorph(io.ComfyNode):
                 ),
                 io.Float.Output(
                     "evenness", display_name="evenness",
-                    tooltip="The largest step between frames over the median one: 1 is perfectly even.",
+                    tooltip="The largest step between frames over the median one, each over what the easing wants of "
+                    "it: 1 is perfectly even, or perfectly eased.",
                 ),
             ],
         )  # fmt: skip
@@ -131,9 +132,9 @@ class SSIMorph(io.ComfyNode):
                 for i, picture in enumerate(pictures, 1)
                 if picture is None
             ]
-        if pace == "even" and easing == "linear" and found.evenness > EVEN_ENOUGH:
+        if pace == "even" and found.evenness > EVEN_ENOUGH:
             doubts.append("some steps stayed large; more frames help")
-        report = tell(_report(found, len(levels) - 1, pace, method, is_pixels(model)), doubts)
+        report = tell(_report(found, len(levels) - 1, pace, easing, method, is_pixels(model)), doubts)
         return io.NodeOutput({"samples": found.frames}, report, found.evenness)
 
 
@@ -191,7 +192,8 @@ def _doubts(keys: list[InvertedNoise], loop: bool) -> list[str]:
     return complaints([norm(key.unit) for key in keys], pairs, keys[0].unit.numel())
 
 
-def _report(found: Morph, steps: int, pace: str, method: str, pixels: bool) -> str:
+def _report(found: Morph, steps: int, pace: str, easing: str, method: str, pixels: bool) -> str:
+    by = "" if easing == "linear" else f", each over what {easing} wants of it"
     unit, named = (GREY_LEVELS, " grey levels of 255") if pixels else (1.0, " of the latent's values")
     lost = "; ".join(
         f"keyframe {k + 1}: frame {found.positions.index(float(k)) + 1}"
@@ -201,7 +203,7 @@ def _report(found: Morph, steps: int, pace: str, method: str, pixels: bool) -> s
     return "\n".join(
         [
             f"{len(found.frames)} frames, {len(found.lost)} keyframes, {method}, pace {pace}",
-            f"largest step {found.evenness:.2f} times the median one; {unit * min(found.steps):.2g} to "
+            f"largest step {found.evenness:.2f} times the median one{by}; {unit * min(found.steps):.2g} to "
             f"{unit * max(found.steps):.2g}{named} (RMS)",
             f"{found.nfe} evaluations of one frame each, {steps} steps a frame",
             lost,

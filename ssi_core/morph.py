@@ -9,8 +9,9 @@ angles between noises are far from equal steps between pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ PACES = ("even", "angle")
 ROUNDS = 8
 """Times that frames are placed anew at most."""
 EVEN_ENOUGH = 1.5
-"""Largest step over the median one at which placing stops. Beyond it is a cut that people see as one."""
+"""`Morph.evenness` at which placing stops. Beyond it is a cut that people see as one."""
 
 Notice = Callable[[str, int, int], bool | None]
 """(what is done, frames done, frames to do); returning False (not None) cancels."""
@@ -48,6 +49,8 @@ class Morph:
     """[F]: k is keyframe k, k + 1/2 the middle between k and the next; with `loop` the last keyframe leads to 0."""
     steps: tuple[float, ...]
     """Distance from each frame to the next (with `loop` also from the last to the first): RMS over the values."""
+    eased: tuple[float, ...]
+    """What the easing wants of each step, as a share of the mean step of its segment; 1 everywhere where linear."""
     nfe: int
     """Evaluations, each of one frame, frames that were only measured included."""
     lost: tuple[float, ...]
@@ -55,9 +58,10 @@ class Morph:
 
     @property
     def evenness(self) -> float:
-        """The largest step over the median one; 1 where all are equal, infinite where most frames stand still."""
-        middle = float(np.median(self.steps))
-        return max(self.steps) / middle if middle > 0 else math.inf
+        """The largest step over the median one, each over what the easing wants of it: 1 where all are as wanted,
+        infinite where most frames stand still.
+        """
+        return _evenness(self.steps, self.eased)
 
 
 def morph(
@@ -144,41 +148,40 @@ def morph_by(
     """
     check_path(len(noises), frames, easing=easing, pace=pace, method=method, batch=batch)
     _check_shapes(noises, originals)
-    segments = len(noises) if loop else len(noises) - 1
+    segments, steps = (len(noises), frames) if loop else (len(noises) - 1, frames - 1)
     album = _Album(sample, noises, originals, method, batch, notice)
+    bend = EASINGS[easing]
     if pace == "angle":
-        positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS[easing], loop)
+        counts = shared_out([1.0] * segments, steps)
+        positions = placed(counts, [_identity] * segments, bend, loop)
         album.take(positions, "sampling frames")
     else:
-        positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS["linear"], loop)
-        for turn in range(ROUNDS + 1):
-            album.take(positions, f"pass {turn + 1}: sampling frames" if turn else "sampling frames to be measured")
-            # Eased steps are not meant to be equal: once is enough.
-            if turn == ROUNDS or (turn and (easing != "linear" or _even(album.steps(positions, loop)))):
-                break
+        angle = placed(shared_out([1.0] * segments, steps), [_identity] * segments, EASINGS["linear"], loop)
+        album.take(angle, "sampling frames to be measured")
+        for turn in range(1, ROUNDS + 1):
             lengths, ways = zip(*(album.travelled(s) for s in range(segments)), strict=True)
-            positions = placed(lengths, ways, frames, EASINGS[easing], loop)
-    steps = tuple(album.steps(positions, loop))
-    return Morph(album.at(positions), tuple(positions), steps, album.nfe, album.lost)
+            counts = shared_out(lengths, steps)
+            positions = placed(counts, ways, bend, loop)
+            album.take(positions, f"pass {turn + 1}: sampling frames")
+            if _evenness(album.steps(positions, loop), eased(counts, bend)) <= EVEN_ENOUGH:
+                break
+    return Morph(
+        album.at(positions), tuple(positions), tuple(album.steps(positions, loop)), tuple(eased(counts, bend)),
+        album.nfe, album.lost,
+    )  # fmt: skip
 
 
 Way = Callable[[float], float]
 """Share of a segment's length that is travelled -> where in the segment that is, both 0 to 1."""
 
 
-def placed(
-    lengths: Sequence[float], ways: Sequence[Way], frames: int, easing: Callable[[float], float], loop: bool
-) -> list[float]:
-    """Positions of the frames: every segment gets some in proportion to its length, and its ends are among them.
+def shared_out(lengths: Sequence[float], steps: int) -> list[int]:
+    """How many of the steps each segment gets: in proportion to its length, one at least.
 
     Args:
         lengths: of the segments, 0 or more each.
-        ways: from share of its length to position, of each segment.
-        frames: in all.
-        easing: of the share.
-        loop: the end of the last segment is the first frame again.
+        steps: in all, no fewer than segments.
     """
-    steps = frames if loop else frames - 1
     total = sum(lengths)
     wanted = [steps * (length / total if total > 0 else 1 / len(lengths)) for length in lengths]
     counts = [max(1, math.floor(n)) for n in wanted]
@@ -188,12 +191,29 @@ def placed(
             counts[int(np.argmax(missing))] += 1
         else:
             counts[min((i for i, c in enumerate(counts) if c > 1), key=missing.__getitem__)] -= 1
+    return counts
+
+
+def placed(counts: Sequence[int], ways: Sequence[Way], easing: Callable[[float], float], loop: bool) -> list[float]:
+    """Positions of the frames, the ends of all segments among them.
+
+    Args:
+        counts: steps of each segment.
+        ways: from share of its length to position, of each segment.
+        easing: of the share.
+        loop: the end of the last segment is the first frame again.
+    """
     positions = [
         s + way(easing(i / count)) if i else float(s)
         for s, (way, count) in enumerate(zip(ways, counts, strict=True))
         for i in range(count)
     ]
-    return positions if loop else [*positions, float(len(lengths))]
+    return positions if loop else [*positions, float(len(counts))]
+
+
+def eased(counts: Sequence[int], easing: Callable[[float], float]) -> list[float]:
+    """What the easing wants of each step of segments of so many, as a share of its segment's mean step."""
+    return [count * (easing((i + 1) / count) - easing(i / count)) for count in counts for i in range(count)]
 
 
 class _Album:
@@ -246,16 +266,19 @@ class _Album:
         return found
 
     def at(self, positions: Sequence[float]) -> Tensor:
-        return torch.stack([self.frames[self._wrapped(p)] for p in positions])
+        return torch.stack(list(self._frames(positions)))
+
+    def _frames(self, positions: Iterable[float]) -> Iterator[Tensor]:
+        return (self.frames[self._wrapped(p)] for p in positions)
 
     def steps(self, positions: Sequence[float], loop: bool) -> list[float]:
-        return _distances(self.at([*positions, positions[0]] if loop else positions)).tolist()
+        return _distances(self._frames([*positions, positions[0]] if loop else positions))
 
     def travelled(self, segment: int) -> tuple[float, Way]:
         """How far the pictures travel along a segment, by all frames on it, and the way from that to positions."""
         inside = sorted(p for p in self.frames if segment <= p <= segment + 1)
         knots = sorted({*inside, float(segment), float(segment + 1)})
-        there = np.concatenate([[0.0], _distances(self.at(knots)).cumsum(0).numpy()])
+        there = np.concatenate([[0.0], np.cumsum(_distances(self._frames(knots)))])
         if there[-1] == 0:
             return 0.0, _identity
         shares, places = there / there[-1], np.array(knots) - segment
@@ -285,15 +308,16 @@ def _identity(share: float) -> float:
     return share
 
 
-def _distances(frames: Tensor) -> Tensor:
-    """[F - 1]: root mean square of the difference of each frame from the one before."""
-    return frames.double().diff(dim=0).flatten(1).square().mean(1).sqrt()
+def _distances(frames: Iterable[Tensor]) -> list[float]:
+    """Root mean square of the difference of each frame [C, ...] from the one before."""
+    return [float((b.double() - a.double()).square().mean().sqrt()) for a, b in pairwise(frames)]
 
 
-def _even(steps: Sequence[float]) -> bool:
-    """Whether no step is much larger than the median one, or most stand still."""
-    middle = float(np.median(steps))
-    return middle == 0 or max(steps) <= EVEN_ENOUGH * middle
+def _evenness(steps: Sequence[float], wanted: Sequence[float]) -> float:
+    """The largest step over the median one, each over what is wanted of it; 1 where nothing moves at all."""
+    paces = [step / want for step, want in zip(steps, wanted, strict=True)]
+    middle, largest = float(np.median(paces)), max(paces)
+    return largest / middle if middle > 0 else math.inf if largest > 0 else 1.0
 
 
 def check_path(

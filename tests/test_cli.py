@@ -155,6 +155,17 @@ def test_morph_takes_pictures_and_artefacts(capsys, pictures, tmp_path):
     assert ssi(capsys, "morph", *artefacts, "--frames", 3, "--out", out)[0] == 0
 
 
+@pytest.mark.parametrize("easing", ["linear", "ease"])
+def test_a_morph_tells_of_steps_that_stayed_large(capsys, pictures, tmp_path, easing):
+    """A picture, the same picture, another: with a frame each nothing can be placed."""
+    asked = ["morph", pictures[0], *pictures, "--frames", 3, "--easing", easing, "--out", tmp_path, *FEW]
+    code, told, said = ssi(capsys, *asked)
+    assert code == 0 and "some steps stayed large" in told + said
+    assert ("times the median one, each over what ease wants of it" in " ".join((told + said).split())) == (
+        easing == "ease"
+    )
+
+
 def test_edit_writes_every_class_and_a_sheet(capsys, pictures, tmp_path):
     out = tmp_path / "edits"
     code, told, _ = ssi(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ssi_core import Cancelled, DenoiserError, InputError, blend, invert, karras_sigmas, reconstruct
 from ssi_core.frames import EASINGS
-from ssi_core.morph import ROUNDS, morph, morph_by, placed
+from ssi_core.morph import EVEN_ENOUGH, ROUNDS, morph, morph_by, placed, shared_out
 
 SHAPE = (1, 6, 6)
 SIGMAS = karras_sigmas(8, sigma_min=0.01, sigma_max=20)
@@ -85,23 +85,46 @@ def test_residuals_fade_along_the_path():
     torch.testing.assert_close(only.frames[-1], plain.frames[-1])
 
 
-def test_steps_are_even_where_the_way_is_not():
+def slow(x, sigma):
+    """Steep, but no jump."""
+    return two_modes(x, 3 + sigma)
+
+
+def far_apart():
+    """Two keyframes whose noises' means are of opposite signs, so that `slow` lies between them."""
     _, keyframes = keys(two_modes)
     for key, sign in zip(keyframes, (-1, 1), strict=True):
         key.noise.copy_(sign * key.noise.mean().abs() + key.noise - key.noise.mean())
-    slow = lambda x, sigma: two_modes(x, 3 + sigma)  # noqa: E731  # steep, but no jump
+    return keyframes
+
+
+def test_steps_are_even_where_the_way_is_not():
+    keyframes = far_apart()
     by_angle = morph(slow, keyframes, 12, pace="angle")
     evenly = morph(slow, keyframes, 12)
     assert by_angle.evenness > 2 and evenly.evenness < 1.5
     assert evenly.frames[[0, -1]].equal(by_angle.frames[[0, -1]])
 
 
-def test_easing_is_of_the_way_travelled():
-    _, keyframes = keys(gaussian())
-    found = morph(gaussian(), keyframes, 9, easing="ease")
-    there = torch.tensor([0.0, *found.steps]).cumsum(0)
-    wanted = [EASINGS["ease"](i / 8) for i in range(9)]
-    assert (there / there[-1]).tolist() == pytest.approx(wanted, abs=0.02)
+@pytest.mark.parametrize("frames", [12, 24])
+@pytest.mark.parametrize("easing", EASINGS)
+def test_easing_is_of_the_way_travelled_and_leaves_no_cut(easing, frames):
+    found = morph(slow, far_apart(), frames, easing=easing)
+    travelled, wanted = (
+        torch.tensor(found.steps),
+        torch.tensor([EASINGS[easing](i / (frames - 1)) for i in range(frames)]).diff(),
+    )
+    shares = travelled / travelled.sum()
+    assert found.eased == pytest.approx((wanted * (frames - 1)).tolist(), abs=1e-5)
+    assert found.evenness == pytest.approx(float((shares / wanted).max() / (shares / wanted).quantile(0.5)), rel=1e-4)
+    assert found.evenness <= EVEN_ENOUGH
+    assert shares.tolist() == pytest.approx(wanted.tolist(), abs=0.6 / frames)
+
+
+def test_an_eased_path_by_angle_is_told_to_be_uneven():
+    assert morph(slow, far_apart(), 12, easing="sine", pace="angle").evenness > 2
+    even = morph(gaussian(), keys(gaussian())[1], 9, easing="ease", pace="angle")
+    assert even.evenness == pytest.approx(1, abs=0.05) and max(even.steps) / min(even.steps) > 2
 
 
 def test_no_frame_is_sampled_twice():
@@ -119,7 +142,7 @@ def test_no_frame_is_sampled_twice():
 def test_pictures_that_do_not_move():
     _, keyframes = keys(gaussian())
     found = morph(lambda x, s: 0 * x, keyframes, 6)
-    assert found.frames.abs().max() == 0 and math.isinf(found.evenness)
+    assert found.frames.abs().max() == 0 and found.evenness == 1, "and no step is too large"
     assert found.positions == pytest.approx([i / 5 for i in range(6)])
 
 
@@ -141,12 +164,13 @@ def test_conditions_go_with_the_position():
 )
 def test_placing_keeps_every_end_and_never_goes_back(lengths, more, loop, easing):
     frames = len(lengths) + (not loop) + more
-    found = placed(lengths, [lambda share: share] * len(lengths), frames, EASINGS[easing], loop)
+    steps = frames - (not loop)
+    counts = shared_out(lengths, steps)
+    found = placed(counts, [lambda share: share] * len(lengths), EASINGS[easing], loop)
     assert len(found) == frames and found == sorted(found)
     assert set(found) >= {float(s) for s in range(len(lengths) + (not loop))}
-    steps = frames - (not loop)
-    for s, length in enumerate(lengths):
-        given_to = sum(s <= p < s + 1 for p in found)
+    for s, (length, given_to) in enumerate(zip(lengths, counts, strict=True)):
+        assert given_to == sum(s <= p < s + 1 for p in found[:steps])
         fair = steps * length / sum(lengths) if sum(lengths) > 0 else steps / len(lengths)
         assert given_to >= 1 and (given_to <= math.ceil(fair) + 1)
 

@@ -103,8 +103,9 @@ def morph_command(
     save_image(contact_sheet(result.frames.split(COLUMNS), scale=scale), path.with_suffix(".png"))
     verdicts = [gaussianity(end.noise.cpu()).verdict for end in ends]
     spent(f"{sum(verdicts)} of {len(ends)} noises are Gaussian by every figure; their largest cosine {likeness:.3f}")
-    spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one")
-    if pace == "even" and easing == "linear" and result.evenness > EVEN_ENOUGH:
+    by = "" if easing == "linear" else f", each over what {easing} wants of it"
+    spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one{by}")
+    if pace == "even" and result.evenness > EVEN_ENOUGH:
         warn("some steps stayed large; more frames help")
     nfe = sum(end.nfe for end in ends) + result.nfe
     spent(f"{nfe} evaluations, {len(result.frames)} frames; written to {path} and {path.with_suffix('.png').name}")

@@ -100,13 +100,26 @@ def test_a_batch_is_so_many_keyframes(three):
     assert "3 keyframes" in report
 
 
-def test_steps_are_even_and_easing_is_not(three):
+def test_steps_are_even_or_as_the_easing_wants(three):
     model, _, noises, sigmas = three
     frames, report, evenness = morph(noises, sigmas, guided(model), frames=13)
     steps = frames.diff(dim=0).flatten(1).square().mean(1).sqrt()
     assert evenness == pytest.approx(float(steps.max() / steps.median()), rel=0.05)
     assert evenness < 1.2 and f"largest step {evenness:.2f} times" in report
-    assert morph(noises, sigmas, guided(model), frames=13, easing="ease")[2] > 1.25
+    frames, report, evenness = morph(noises, sigmas, guided(model), frames=13, easing="ease")
+    eased = frames.diff(dim=0).flatten(1).square().mean(1).sqrt()
+    assert eased.max() / eased.median() > 1.25 and evenness < 1.2
+    assert f"largest step {evenness:.2f} times the median one, each over what ease wants of it" in report
+
+
+@pytest.mark.parametrize("easing", ["linear", "sine"])
+def test_steps_that_stayed_large_are_told(three, easing):
+    """A picture, the same picture, another: with a frame each nothing can be placed."""
+    model, pictures, noises, sigmas = three
+    known = {"samples": torch.cat([pictures[0], pictures[0], pictures[2]])}
+    path = {"noises": noises, "sigmas": sigmas, "guider": guided(model), "frames": 3, "originals": known}
+    assert "some steps stayed large" in morph(**path, easing=easing)[1]
+    assert "some steps stayed large" not in morph(**path, easing=easing, pace="angle")[1]
 
 
 @pytest.mark.parametrize("loop", [False, True])
