@@ -8,7 +8,6 @@ angles between noises are far from equal steps between pictures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +22,7 @@ from .errors import Cancelled, DenoiserError, InputError
 from .frames import EASINGS
 from .integration import Progress
 from .inversion import Inversion, reconstruct
+from .pace import Way, eased, evenness, placed, shared_out, unbent
 
 PACES = ("even", "angle")
 ROUNDS = 8
@@ -61,7 +61,7 @@ class Morph:
         """The largest step over the median one, each over what the easing wants of it: 1 where all are as wanted,
         infinite where most frames stand still.
         """
-        return _evenness(self.steps, self.eased)
+        return evenness(self.steps, self.eased)
 
 
 def morph(
@@ -153,67 +153,22 @@ def morph_by(
     bend = EASINGS[easing]
     if pace == "angle":
         counts = shared_out([1.0] * segments, steps)
-        positions = placed(counts, [_identity] * segments, bend, loop)
+        positions = placed(counts, [unbent] * segments, bend, loop)
         album.take(positions, "sampling frames")
     else:
-        angle = placed(shared_out([1.0] * segments, steps), [_identity] * segments, EASINGS["linear"], loop)
+        angle = placed(shared_out([1.0] * segments, steps), [unbent] * segments, EASINGS["linear"], loop)
         album.take(angle, "sampling frames to be measured")
         for turn in range(1, ROUNDS + 1):
             lengths, ways = zip(*(album.travelled(s) for s in range(segments)), strict=True)
             counts = shared_out(lengths, steps)
             positions = placed(counts, ways, bend, loop)
             album.take(positions, f"pass {turn + 1}: sampling frames")
-            if _evenness(album.steps(positions, loop), eased(counts, bend)) <= EVEN_ENOUGH:
+            if evenness(album.steps(positions, loop), eased(counts, bend)) <= EVEN_ENOUGH:
                 break
     return Morph(
         album.at(positions), tuple(positions), tuple(album.steps(positions, loop)), tuple(eased(counts, bend)),
         album.nfe, album.lost,
     )  # fmt: skip
-
-
-Way = Callable[[float], float]
-"""Share of a segment's length that is travelled -> where in the segment that is, both 0 to 1."""
-
-
-def shared_out(lengths: Sequence[float], steps: int) -> list[int]:
-    """How many of the steps each segment gets: in proportion to its length, one at least.
-
-    Args:
-        lengths: of the segments, 0 or more each.
-        steps: in all, no fewer than segments.
-    """
-    total = sum(lengths)
-    wanted = [steps * (length / total if total > 0 else 1 / len(lengths)) for length in lengths]
-    counts = [max(1, math.floor(n)) for n in wanted]
-    while sum(counts) != steps:  # the largest remainder gets the next step, the most generously served gives one up
-        missing = [n - count for n, count in zip(wanted, counts, strict=True)]
-        if sum(counts) < steps:
-            counts[int(np.argmax(missing))] += 1
-        else:
-            counts[min((i for i, c in enumerate(counts) if c > 1), key=missing.__getitem__)] -= 1
-    return counts
-
-
-def placed(counts: Sequence[int], ways: Sequence[Way], easing: Callable[[float], float], loop: bool) -> list[float]:
-    """Positions of the frames, the ends of all segments among them.
-
-    Args:
-        counts: steps of each segment.
-        ways: from share of its length to position, of each segment.
-        easing: of the share.
-        loop: the end of the last segment is the first frame again.
-    """
-    positions = [
-        s + way(easing(i / count)) if i else float(s)
-        for s, (way, count) in enumerate(zip(ways, counts, strict=True))
-        for i in range(count)
-    ]
-    return positions if loop else [*positions, float(len(counts))]
-
-
-def eased(counts: Sequence[int], easing: Callable[[float], float]) -> list[float]:
-    """What the easing wants of each step of segments of so many, as a share of its segment's mean step."""
-    return [count * (easing((i + 1) / count) - easing(i / count)) for count in counts for i in range(count)]
 
 
 class _Album:
@@ -280,7 +235,7 @@ class _Album:
         knots = sorted({*inside, float(segment), float(segment + 1)})
         there = np.concatenate([[0.0], np.cumsum(_distances(self._frames(knots)))])
         if there[-1] == 0:
-            return 0.0, _identity
+            return 0.0, unbent
         shares, places = there / there[-1], np.array(knots) - segment
         return float(there[-1]), lambda share: float(np.interp(share, shares, places))
 
@@ -304,20 +259,9 @@ class _Album:
         return frame + (1 - share) * self.residuals[a] + share * self.residuals[b]
 
 
-def _identity(share: float) -> float:
-    return share
-
-
 def _distances(frames: Iterable[Tensor]) -> list[float]:
     """Root mean square of the difference of each frame [C, ...] from the one before."""
     return [float((b.double() - a.double()).square().mean().sqrt()) for a, b in pairwise(frames)]
-
-
-def _evenness(steps: Sequence[float], wanted: Sequence[float]) -> float:
-    """The largest step over the median one, each over what is wanted of it; 1 where nothing moves at all."""
-    paces = [step / want for step, want in zip(steps, wanted, strict=True)]
-    middle, largest = float(np.median(paces)), max(paces)
-    return largest / middle if middle > 0 else math.inf if largest > 0 else 1.0
 
 
 def check_path(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ssi_core import Cancelled, DenoiserError, InputError, blend, invert, karras_sigmas, reconstruct
 from ssi_core.frames import EASINGS
-from ssi_core.morph import EVEN_ENOUGH, ROUNDS, morph, morph_by, placed, shared_out
+from ssi_core.morph import EVEN_ENOUGH, ROUNDS, morph, morph_by
+from ssi_core.pace import placed, shared_out
 
 SHAPE = (1, 6, 6)
 SIGMAS = karras_sigmas(8, sigma_min=0.01, sigma_max=20)
