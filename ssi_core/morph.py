@@ -101,8 +101,9 @@ def morph(
         A `Morph`; its first frame is keyframe 0, and every keyframe is among the frames.
 
     Raises:
-        InputError: fewer than two keyframes, fewer frames than keyframes, keyframes that were inverted differently or
-            hold several pictures, originals of another shape, an unknown easing, pace or method.
+        InputError: fewer than two keyframes, keyframes that are no `Inversion`, were inverted differently or hold
+            several pictures; fewer frames than keyframes; originals of another shape, with NaN or Inf; an unknown
+            easing, pace or method; `conditioned` gives no denoiser.
         DenoiserError, Cancelled: as `reconstruct`.
     """
     _check_alike(keyframes)
@@ -112,6 +113,9 @@ def morph(
             watch(now.step, now.steps, now.nfe)
 
         model, one = denoise if conditioned is None else conditioned(positions), keyframes[0]
+        if not callable(model):
+            giver = "denoise: is" if conditioned is None else "conditioned: gave"
+            raise InputError(f"{giver} {type(model).__name__}; a denoiser D(x, sigma) is wanted")
         return reconstruct(model, noise, one.sigmas, solver=one.solver, process=one.process, progress=progress)
 
     return morph_by(
@@ -214,7 +218,11 @@ class _Album:
                 raise Cancelled(f"cancelled after {done} of {of} frames ({what})")
 
         noise = torch.cat([self._noise(p) for p in positions])
-        found = self.sample(noise, torch.tensor(positions), watch).float().cpu()
+        found = self.sample(noise, torch.tensor(positions), watch)
+        if not isinstance(found, Tensor) or found.shape[:1] != noise.shape[:1]:
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"sample: gave {what} for noise of shape {tuple(noise.shape)}; a frame each is wanted")
+        found = found.float().cpu()
         bad = [f"{p:.3g}" for p, frame in zip(positions, found, strict=True) if not bool(frame.isfinite().all())]
         if bad:
             raise DenoiserError(f"frames: the model gave NaN or Inf at position(s) {', '.join(bad)} (0 is keyframe 0)")
@@ -270,17 +278,27 @@ def check_path(
     """Refuse a path through `count` keyframes that cannot be; needs neither a model nor pictures. Raises as `morph`."""
     if count < 2:
         raise InputError(f"keyframes: {count} given; a morph needs two or more")
+    for what, number in (("frames", frames), ("batch", batch)):
+        if not isinstance(number, int | np.integer):
+            raise InputError(f"{what} {number!r}: a whole number is wanted")
     if frames < count:
         raise InputError(f"frames {frames}: fewer than the {count} keyframes, each of which is one")
     for what, value, known in (("easing", easing, EASINGS), ("pace", pace, PACES), ("method", method, BLENDS)):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise InputError(f"{what} {value!r}: unknown; known are {', '.join(known)}")
     if batch < 1:
         raise InputError(f"batch {batch}: must be 1 or more")
 
 
 def _check_alike(keyframes: Sequence[Inversion]) -> None:
+    if not isinstance(keyframes, Sequence):
+        raise InputError(f"keyframes: a list of inversions is wanted, found {type(keyframes).__name__}")
     for i, one in enumerate(keyframes):
+        if not isinstance(one, Inversion):
+            raise InputError(
+                f"keyframe {i}: an `Inversion` is wanted (what `invert` gives), found {type(one).__name__}; for noises "
+                f"alone there is `morph_by`"
+            )
         first = keyframes[0]
         if one.process != first.process or not torch.equal(one.sigmas, first.sigmas) or one.solver != first.solver:
             raise InputError(
@@ -292,6 +310,7 @@ def _check_alike(keyframes: Sequence[Inversion]) -> None:
 def _check_shapes(noises: Sequence[Tensor], originals: Sequence[Tensor | None] | None) -> None:
     first = noises[0]
     for i, one in enumerate(noises):
+        _check_finite(f"keyframe {i}", one)
         if len(one) != 1:
             raise InputError(f"keyframe {i}: holds {len(one)} pictures; give each its own inversion")
         if one.shape != first.shape:
@@ -300,7 +319,18 @@ def _check_shapes(noises: Sequence[Tensor], originals: Sequence[Tensor | None] |
     if len(known) != len(noises):
         raise InputError(f"originals: {len(known)} for {len(noises)} keyframes; give one each, or None")
     for i, given in enumerate(known):
-        if given is not None and given.shape != first.shape:
+        if given is None:
+            continue
+        _check_finite(f"original {i}", given)
+        if given.shape != first.shape:
             raise InputError(
                 f"original {i}: shape {tuple(given.shape)}, its noise is of {tuple(first.shape)}; fit it first"
             )
+
+
+def _check_finite(what: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{what}: a tensor [1, channels, ...] is wanted, found {found}")
+    if not bool(x.isfinite().all()):
+        raise InputError(f"{what}: holds NaN or Inf")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from exact import Counted, Gaussian, normal
@@ -216,6 +217,34 @@ def test_bad_input():
         ({"pace": "brisk"}, "pace 'brisk': unknown"),
         ({"method": "swirl"}, "method 'swirl': unknown"),
         ({"batch": 0}, "batch 0"),
+        ({"frames": 6.5}, "frames 6.5: a whole number is wanted"),
+        ({"frames": 6.0}, "frames 6.0: a whole number"),
+        ({"frames": "6"}, "frames '6': a whole number"),
+        ({"frames": None}, "frames None: a whole number"),
+        ({"batch": 2.5}, "batch 2.5: a whole number"),
+        ({"easing": ["linear"]}, r"easing \['linear'\]: unknown"),
+        ({"keyframes": list(x0.split(1))}, "keyframe 0: an `Inversion` is wanted .* found Tensor"),
+        ({"keyframes": [keyframes[0], None]}, "keyframe 1: an `Inversion` is wanted .* found NoneType"),
+        ({"keyframes": two}, "a list of inversions is wanted, found Inversion"),
+        ({"denoise": None}, "denoise: is NoneType; a denoiser"),
+        ({"conditioned": lambda positions: None}, "conditioned: gave NoneType; a denoiser"),
+        ({"originals": [None, x0[1:2] * math.nan, None]}, "original 1: holds NaN or Inf"),
+        ({"originals": [None, None, x0[2:].numpy()]}, "original 2: a tensor .* found ndarray"),
+        ({"originals": x0}, "original 0: shape"),
     ]:
         with pytest.raises(InputError, match=message):
             morph(**{"denoise": gaussian(), "keyframes": keyframes, "frames": 6} | wrong)
+    noises = [key.noise for key in keyframes]
+    for wrong, back, message in [
+        ([*noises[:2], noises[2] * math.inf], noises[0], "keyframe 2: holds NaN or Inf"),
+        ([noises[0], 3], noises[0], r"keyframe 1: a tensor \[1, channels, ...\] is wanted, found int"),
+        ([noises[0], torch.tensor(1.0)], noises[0], r"keyframe 1: .*, found shape \(\)"),
+        (noises, None, r"sample: gave NoneType for noise of shape \(3, 1, 6, 6\)"),
+        (noises, noises[0], r"sample: gave shape \(1, 1, 6, 6\) for noise of shape \(3, 1, 6, 6\); a frame each"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            morph_by(lambda noise, positions, watch, back=back: back, wrong, 6)
+
+
+def test_whole_numbers_may_be_numpy_s():
+    assert len(morph(gaussian(), keys(gaussian())[1], np.int64(5), batch=np.int32(2)).frames) == 5
