@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ssi_core import Cancelled, DenoiserError, InputError, blend, invert, karras_sigmas, reconstruct
 from ssi_core.frames import EASINGS
 from ssi_core.morph import EVEN_ENOUGH, ROUNDS, morph, morph_by
-from ssi_core.pace import placed, shared_out
+from ssi_core.pace import evenness, placed, shared_out
+from ssi_core.process import VP
 
 SHAPE = (1, 6, 6)
 SIGMAS = karras_sigmas(8, sigma_min=0.01, sigma_max=20)
@@ -56,6 +57,21 @@ def test_without_originals_frames_are_what_sampling_gives():
     assert found.positions == (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_the_way_back_is_that_of_the_inversions(solver):
+    """Their solver, and their process where the denoiser knows of none."""
+    x0, process = normal(2, *SHAPE), VP()
+    denoise = Gaussian(torch.zeros(SHAPE, dtype=torch.float64), torch.full(SHAPE, 0.7, dtype=torch.float64))
+    found = invert(denoise, x0, SIGMAS, skip=0.1, solver=solver, process=process)
+    keyframes = [found.sample(i) for i in range(2)]
+    noise = torch.cat([key.noise for key in keyframes])
+    wanted = reconstruct(denoise, noise, found.sigmas, solver=solver, process=process).float()
+    frames = morph(denoise, keyframes, 4).frames[[0, -1]]
+    torch.testing.assert_close(frames, wanted, atol=1e-6, rtol=0)
+    for other in ({"process": process}, {"solver": solver}):
+        assert (reconstruct(denoise, noise, found.sigmas, **other).float() - frames).abs().max() > 1e-4
+
+
 def test_frames_may_be_sampled_by_anything():
     """Here the noises are the frames."""
     _, keyframes = keys(gaussian(), 3)
@@ -72,6 +88,12 @@ def test_frames_may_be_sampled_by_anything():
     assert found.lost == pytest.approx((2, 0, 0), abs=1e-6)
     blended = blend(noises[:2], [2 / 3, 1 / 3], "slerp")[0]
     torch.testing.assert_close(found.frames[:2], torch.stack([noises[0][0] + 2, blended + 2 * 2 / 3]).float())
+    assert found.positions[-1] > 2, "and from there it leads back to the first"
+    blended, share = (
+        blend([noises[2], noises[0]], [3 - found.positions[-1], found.positions[-1] - 2], "slerp")[0],
+        found.positions[-1] - 2,
+    )
+    torch.testing.assert_close(found.frames[-1], (blended + 2 * share).float())
     with pytest.raises(Cancelled, match="cancelled after 1 of 3 frames"):
         morph_by(sample, noises, 7, notice=lambda what, done, of: done < 1)
 
@@ -121,6 +143,65 @@ def test_easing_is_of_the_way_travelled_and_leaves_no_cut(easing, frames):
     assert found.evenness == pytest.approx(float((shares / wanted).max() / (shares / wanted).quantile(0.5)), rel=1e-4)
     assert found.evenness <= EVEN_ENOUGH
     assert shares.tolist() == pytest.approx(wanted.tolist(), abs=0.6 / frames)
+
+
+def along(way):
+    """A way to sample whose frames are way(position) all over; the noises play no part."""
+
+    def sample(noise, positions, watch):
+        watch(1, 1, 1)
+        return torch.tensor([way(p) for p in positions.tolist()]).reshape(-1, 1, 1, 1).expand(noise.shape)
+
+    return sample
+
+
+def leap(begin, width):
+    """Nothing moves at all but between `begin` and `begin + width`."""
+    return along(lambda position: min(max((position - begin) / width, 0.0), 1.0))
+
+
+TWO = [normal(1, *SHAPE, seed=seed) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-4, 1e-6])
+def test_a_leap_that_most_frames_stand_still_around_is_found(width):
+    """The narrowest takes 5 passes, each of which looks some 20 times closer; positions are told in float32."""
+    found = morph_by(leap(0.0137, width), TWO, 24)
+    assert found.evenness < 1.5 and max(found.steps) < 0.09 and sum(found.steps) == pytest.approx(1)
+
+
+def test_where_nothing_helps_it_ends_after_eight_placings():
+    heard = []
+    cut = along(lambda position: float(position > 1 / 3))
+    found = morph_by(cut, TWO, 24, notice=lambda what, done, of: heard.append(what))
+    assert heard[-1] == "pass 9: sampling frames" and ROUNDS == 8
+    assert math.isinf(found.evenness) and max(found.steps) == 1
+
+
+def test_placing_stops_as_soon_as_no_step_is_over_one_and_a_half_times_the_median(monkeypatch):
+    seen = []
+
+    def spied(steps, wanted):
+        seen.append(evenness(steps, wanted))
+        return seen[-1]
+
+    monkeypatch.setattr("ssi_core.morph.evenness", spied)
+    last, before = [], []
+    for steep in range(1, 40):
+        seen.clear()
+        morph_by(along(lambda position, steep=steep: math.tanh(steep * (position - 0.4))), TWO, 12)
+        last, before = [*last, seen[-1]], [*before, *seen[:-1]]
+    assert max(last) <= 1.5 < min(before)
+    assert any(one > 1.1 for one in last) and any(one < 3 for one in before), "or the bound is not met"
+
+
+def test_distances_are_root_mean_squares():
+    uneven = torch.zeros(1, *SHAPE)
+    uneven[..., 0] = 6
+    found = morph_by(along(lambda position: position), TWO, 3, originals=[None, 1 + uneven], pace="angle")
+    assert found.lost == pytest.approx((0, 6 / math.sqrt(6)))
+    half = math.sqrt((5 * 0.5**2 + 3.5**2) / 6)
+    assert found.steps == pytest.approx((half, half))
 
 
 def test_an_eased_path_by_angle_is_told_to_be_uneven():
@@ -175,6 +256,33 @@ def test_placing_keeps_every_end_and_never_goes_back(lengths, more, loop, easing
         assert given_to == sum(s <= p < s + 1 for p in found[:steps])
         fair = steps * length / sum(lengths) if sum(lengths) > 0 else steps / len(lengths)
         assert given_to >= 1 and (given_to <= math.ceil(fair) + 1)
+
+
+def test_every_segment_gets_its_share_of_the_steps():
+    assert shared_out([1, 1], 6) == [3, 3] and shared_out([1, 3], 8) == [2, 6]
+    assert shared_out([1, 1.9], 5) == [2, 3], "the largest remainder gets the odd one"
+    # The two that stand still need a step each: of 2.07 and 3.93 the one that was rounded down least gives it.
+    assert shared_out([0, 0, 1, 1.9], 6) == [1, 1, 1, 3]
+    assert shared_out([0, 0, 0], 4) == [2, 1, 1] and shared_out([0, 5], 2) == [1, 1]
+
+
+def test_evenness():
+    assert evenness([1, 1, 1], [1, 1, 1]) == 1 and evenness([1, 2, 1], [1, 1, 1]) == 2
+    assert evenness([0.5, 2, 0.5], [0.5, 2, 0.5]) == 1 and evenness([1, 1, 1], [0.5, 2, 0.5]) == 1
+    assert evenness([1, 1, 1, 3], [0.5, 1, 1, 1]) == pytest.approx(3 / 1.5)
+    assert math.isinf(evenness([0, 0, 0.1], [1, 1, 1])) and evenness([0, 0, 0], [1, 1, 1]) == 1
+
+
+def test_keyframes_that_were_inverted_otherwise():
+    x0, first = normal(1, *SHAPE), {"sigmas": SIGMAS, "skip": 0.1, "solver": "euler"}
+    denoise = Gaussian(torch.zeros(SHAPE, dtype=torch.float64), torch.full(SHAPE, 0.7, dtype=torch.float64))
+    alike = [invert(denoise, x0, seed=seed, **first) for seed in (0, 1)]
+    assert len(morph(denoise, alike, 3).frames) == 3
+    finer = karras_sigmas(9, sigma_min=0.01, sigma_max=20)
+    for change in ({"solver": "heun"}, {"process": VP()}, {"skip": 0.2}, {"sigmas": finer}):
+        other = invert(denoise, x0, **first | change)
+        with pytest.raises(InputError, match="keyframe 2: was inverted otherwise than keyframe 0"):
+            morph(denoise, [*alike, other], 6)
 
 
 def test_cancelling_and_what_is_said():
