@@ -220,9 +220,9 @@ class _Album:
         noise = torch.cat([self._noise(p) for p in positions])
         found = self.sample(noise, torch.tensor(positions), watch)
         if not isinstance(found, Tensor) or found.shape[:1] != noise.shape[:1]:
-            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(f"sample: gave {what} for noise of shape {tuple(noise.shape)}; a frame each is wanted")
-        found = found.float().cpu()
+            given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"sample: gave {given} for noise of shape {tuple(noise.shape)}; a frame each is wanted")
+        found = found.detach().float().cpu()
         bad = [f"{p:.3g}" for p, frame in zip(positions, found, strict=True) if not bool(frame.isfinite().all())]
         if bad:
             raise DenoiserError(f"frames: the model gave NaN or Inf at position(s) {', '.join(bad)} (0 is keyframe 0)")
@@ -252,13 +252,12 @@ class _Album:
         return 0.0 if position == len(self.noises) else float(position)
 
     def _ends(self, position: float) -> tuple[int, int, float]:
-        segment = min(int(position), len(self.noises) - 1)
+        segment = int(position)
         return segment, (segment + 1) % len(self.noises), position - segment
 
     def _noise(self, position: float) -> Tensor:
         a, b, share = self._ends(position)
-        first, second = self.noises[a], self.noises[b]
-        return first if share == 0 else blend([first, second], [1 - share, share], self.method)
+        return blend([self.noises[a], self.noises[b]], [1 - share, share], self.method)
 
     def _carried(self, position: float, frame: Tensor) -> Tensor:
         if self.residuals is None:

@@ -195,6 +195,63 @@ def test_placing_stops_as_soon_as_no_step_is_over_one_and_a_half_times_the_media
     assert any(one > 1.1 for one in last) and any(one < 3 for one in before), "or the bound is not met"
 
 
+def test_every_segment_is_at_an_even_pace():
+    """Three keyframes at 0, 1 and 9 of a way that dwells near each of them, and back."""
+    ends, ease = [0, 1, 9, 0], EASINGS["ease"]
+    way = along(lambda p: ends[int(p)] + (ends[int(p) + 1] - ends[int(p)]) * ease(p % 1))
+    found = morph_by(way, [*TWO, normal(1, *SHAPE, seed=2)], 40, loop=True)
+    assert list(found.positions) == sorted(found.positions) and found.positions[-1] < 3
+    assert {0.0, 1.0, 2.0} < set(found.positions)
+    assert found.evenness < 1.3 and sum(found.steps) == pytest.approx(18, rel=1e-5)
+    assert [sum(int(p) == s for p in found.positions) for s in range(3)] == pytest.approx([2, 18, 20], abs=1)
+
+
+@pytest.mark.parametrize("easing", EASINGS)
+def test_an_even_way_takes_two_passes(easing):
+    found = morph_by(along(lambda position: position), TWO, 24, easing=easing)
+    assert found.nfe <= 24 + 22 and found.evenness == pytest.approx(1, abs=1e-4)
+
+
+def test_frames_nearer_than_numbers_can_tell_are_sampled_once(monkeypatch):
+    asked = {0.0, 1.0}
+
+    def spied(*path):
+        found = placed(*path)
+        asked.update(found)
+        return found
+
+    monkeypatch.setattr("ssi_core.morph.placed", spied)
+    found = morph_by(along(lambda position: float(position > 1 / 3)), TWO, 300)
+    assert found.nfe == len(asked)
+    assert len(set(found.positions)) < 300, "or nothing was near enough"
+
+
+def test_frames_do_not_hold_what_they_were_computed_from():
+    weight = torch.ones(1, requires_grad=True)
+    known = [torch.zeros(1, *SHAPE, requires_grad=True), None]
+    found = morph_by(lambda noise, positions, watch: noise * weight, TWO, 4, originals=known)
+    assert not found.frames.requires_grad
+
+
+def test_progress_goes_on_from_batch_to_batch():
+    heard = []
+
+    def notice(what, done, of):
+        heard.append((what, done, of))
+        return 0  # only False cancels
+
+    def sample(noise, positions, watch):
+        watch(1, 2, 1)
+        watch(2, 2, 2)
+        return noise
+
+    morph_by(sample, TWO, 7, pace="angle", batch=2, notice=notice)
+    assert heard == [
+        *(("sampling keyframes", done, 2) for done in (1, 2)),
+        *(("sampling frames", done, 5) for done in (1, 2, 3, 4, 4, 5)),
+    ]
+
+
 def test_distances_are_root_mean_squares():
     uneven = torch.zeros(1, *SHAPE)
     uneven[..., 0] = 6
@@ -263,6 +320,7 @@ def test_every_segment_gets_its_share_of_the_steps():
     assert shared_out([1, 1.9], 5) == [2, 3], "the largest remainder gets the odd one"
     # The two that stand still need a step each: of 2.07 and 3.93 the one that was rounded down least gives it.
     assert shared_out([0, 0, 1, 1.9], 6) == [1, 1, 1, 3]
+    assert shared_out([1.6, 1.6, 1.8], 5) == [2, 1, 2], "of equals the first"
     assert shared_out([0, 0, 0], 4) == [2, 1, 1] and shared_out([0, 5], 2) == [1, 1]
 
 
@@ -345,6 +403,7 @@ def test_bad_input():
     noises = [key.noise for key in keyframes]
     for wrong, back, message in [
         ([*noises[:2], noises[2] * math.inf], noises[0], "keyframe 2: holds NaN or Inf"),
+        ([noises[0], noises[1][..., :5]], noises[0], "keyframe 1: noise of shape .*, keyframe 0's is"),
         ([noises[0], 3], noises[0], r"keyframe 1: a tensor \[1, channels, ...\] is wanted, found int"),
         ([noises[0], torch.tensor(1.0)], noises[0], r"keyframe 1: .*, found shape \(\)"),
         (noises, None, r"sample: gave NoneType for noise of shape \(3, 1, 6, 6\)"),
