@@ -16,7 +16,7 @@ from ..ssi_core.morph import EVEN_ENOUGH, PACES, Morph, check_path, morph_by
 from .fields import CATEGORY, MOST_FRAMES, connected, noises_input
 from .host.latents import is_pixels, latent_samples
 from .host.levels import HostProcess, falling
-from .host.morphs import GuidedFrames, check_deterministic
+from .host.morphs import GuidedFrames, check_deterministic, check_room
 from .host.show import tell
 from .noise import InvertedNoise, check_alike, complaints, likeness, noise_of, norm
 
@@ -117,6 +117,7 @@ class SSIMorph(io.ComfyNode):
         check_deterministic(sampler)
         keys = _keyframes(connected(noises, beyond), model)
         check_path(len(keys), frames, easing=easing, pace=pace, method=method, batch=batch_size)
+        check_room(frames, pace, keys[0].unit)
         levels = _levels(HostProcess.of(model), sigmas, keys[0])
         pictures = _pictures(keys, originals, model) if carry else [None] * len(keys)
         segments = len(keys) if loop else len(keys) - 1
@@ -174,7 +175,7 @@ def _levels(process: HostProcess, sigmas: Tensor, first: InvertedNoise) -> Tenso
 def _pictures(keys: list[InvertedNoise], originals: dict[str, Any] | None, model: Any) -> list[Tensor | None]:
     if originals is None:
         return [key.source for key in keys]
-    given = latent_samples(model, originals)
+    given = latent_samples(model, originals, "originals")
     if len(given) != len(keys):
         raise InputError(f"originals: {len(given)} latents for {len(keys)} keyframes; give one each, in their order")
     if given.shape[1:] != keys[0].unit.shape[1:]:

@@ -175,6 +175,11 @@ def morph_by(
     )  # fmt: skip
 
 
+def frames_held(frames: int, pace: str) -> int:
+    """Frames in memory at most: those of every pass, and the result."""
+    return frames * (2 if pace == "angle" else ROUNDS + 2)
+
+
 class _Album:
     """Every frame that was sampled, by its position; keyframes' residuals already on them."""
 
