@@ -121,6 +121,9 @@ def connected(noises: dict[str, Any], beyond: dict[str, Any]) -> list[Any]:
         beyond: what the host hands over beside, of an API job with more than the input takes.
     """
     noises = {**noises, **{name.removeprefix("noises."): noise for name, noise in beyond.items()}}
+    unknown = next((name for name in noises if not name.removeprefix("noise").isdecimal()), None)
+    if unknown is not None:
+        raise InputError(f"noises: has no input {unknown!r}; they are noise0, noise1, ...")
     if len(noises) > MOST_NOISES:
         raise InputError(f"noises: {len(noises)} connected; a blend takes {MOST_NOISES} at most")
     return [noises[name] for name in sorted(noises, key=lambda name: int(name.removeprefix("noise")))]

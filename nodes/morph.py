@@ -16,7 +16,7 @@ from ..ssi_core.morph import EVEN_ENOUGH, PACES, Morph, check_path, morph_by
 from .fields import CATEGORY, MOST_FRAMES, connected, noises_input
 from .host.latents import is_pixels, latent_samples
 from .host.levels import HostProcess, falling
-from .host.morphs import GuidedFrames, check_deterministic
+from .host.morphs import GuidedFrames, check_deterministic, check_room
 from .host.show import tell
 from .noise import InvertedNoise, check_alike, complaints, likeness, noise_of, norm
 
@@ -90,7 +90,8 @@ class SSIMorph(io.ComfyNode):
                 ),
                 io.Float.Output(
                     "evenness", display_name="evenness",
-                    tooltip="The largest step between frames over the median one: 1 is perfectly even.",
+                    tooltip="The largest step between frames over the median one, each over what the easing wants of "
+                    "it: 1 is perfectly even, or perfectly eased.",
                 ),
             ],
         )  # fmt: skip
@@ -116,6 +117,7 @@ class SSIMorph(io.ComfyNode):
         check_deterministic(sampler)
         keys = _keyframes(connected(noises, beyond), model)
         check_path(len(keys), frames, easing=easing, pace=pace, method=method, batch=batch_size)
+        check_room(frames, pace, keys[0].unit)
         levels = _levels(HostProcess.of(model), sigmas, keys[0])
         pictures = _pictures(keys, originals, model) if carry else [None] * len(keys)
         segments = len(keys) if loop else len(keys) - 1
@@ -131,9 +133,9 @@ class SSIMorph(io.ComfyNode):
                 for i, picture in enumerate(pictures, 1)
                 if picture is None
             ]
-        if pace == "even" and easing == "linear" and found.evenness > EVEN_ENOUGH:
+        if pace == "even" and found.evenness > EVEN_ENOUGH:
             doubts.append("some steps stayed large; more frames help")
-        report = tell(_report(found, len(levels) - 1, pace, method, is_pixels(model)), doubts)
+        report = tell(_report(found, len(levels) - 1, pace, easing, method, is_pixels(model)), doubts)
         return io.NodeOutput({"samples": found.frames}, report, found.evenness)
 
 
@@ -173,7 +175,7 @@ def _levels(process: HostProcess, sigmas: Tensor, first: InvertedNoise) -> Tenso
 def _pictures(keys: list[InvertedNoise], originals: dict[str, Any] | None, model: Any) -> list[Tensor | None]:
     if originals is None:
         return [key.source for key in keys]
-    given = latent_samples(model, originals)
+    given = latent_samples(model, originals, "originals")
     if len(given) != len(keys):
         raise InputError(f"originals: {len(given)} latents for {len(keys)} keyframes; give one each, in their order")
     if given.shape[1:] != keys[0].unit.shape[1:]:
@@ -191,7 +193,8 @@ def _doubts(keys: list[InvertedNoise], loop: bool) -> list[str]:
     return complaints([norm(key.unit) for key in keys], pairs, keys[0].unit.numel())
 
 
-def _report(found: Morph, steps: int, pace: str, method: str, pixels: bool) -> str:
+def _report(found: Morph, steps: int, pace: str, easing: str, method: str, pixels: bool) -> str:
+    by = "" if easing == "linear" else f", each over what {easing} wants of it"
     unit, named = (GREY_LEVELS, " grey levels of 255") if pixels else (1.0, " of the latent's values")
     lost = "; ".join(
         f"keyframe {k + 1}: frame {found.positions.index(float(k)) + 1}"
@@ -201,7 +204,7 @@ def _report(found: Morph, steps: int, pace: str, method: str, pixels: bool) -> s
     return "\n".join(
         [
             f"{len(found.frames)} frames, {len(found.lost)} keyframes, {method}, pace {pace}",
-            f"largest step {found.evenness:.2f} times the median one; {unit * min(found.steps):.2g} to "
+            f"largest step {found.evenness:.2f} times the median one{by}; {unit * min(found.steps):.2g} to "
             f"{unit * max(found.steps):.2g}{named} (RMS)",
             f"{found.nfe} evaluations of one frame each, {steps} steps a frame",
             lost,

@@ -8,9 +8,9 @@ angles between noises are far from equal steps between pictures.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,12 +22,13 @@ from .errors import Cancelled, DenoiserError, InputError
 from .frames import EASINGS
 from .integration import Progress
 from .inversion import Inversion, reconstruct
+from .pace import Way, eased, evenness, placed, shared_out, unbent
 
 PACES = ("even", "angle")
 ROUNDS = 8
 """Times that frames are placed anew at most."""
 EVEN_ENOUGH = 1.5
-"""Largest step over the median one at which placing stops. Beyond it is a cut that people see as one."""
+"""`Morph.evenness` at which placing stops. Beyond it is a cut that people see as one."""
 
 Notice = Callable[[str, int, int], bool | None]
 """(what is done, frames done, frames to do); returning False (not None) cancels."""
@@ -48,6 +49,8 @@ class Morph:
     """[F]: k is keyframe k, k + 1/2 the middle between k and the next; with `loop` the last keyframe leads to 0."""
     steps: tuple[float, ...]
     """Distance from each frame to the next (with `loop` also from the last to the first): RMS over the values."""
+    eased: tuple[float, ...]
+    """What the easing wants of each step, as a share of the mean step of its segment; 1 everywhere where linear."""
     nfe: int
     """Evaluations, each of one frame, frames that were only measured included."""
     lost: tuple[float, ...]
@@ -55,9 +58,10 @@ class Morph:
 
     @property
     def evenness(self) -> float:
-        """The largest step over the median one; 1 where all are equal, infinite where most frames stand still."""
-        middle = float(np.median(self.steps))
-        return max(self.steps) / middle if middle > 0 else math.inf
+        """The largest step over the median one, each over what the easing wants of it: 1 where all are as wanted,
+        infinite where most frames stand still.
+        """
+        return evenness(self.steps, self.eased)
 
 
 def morph(
@@ -97,8 +101,9 @@ def morph(
         A `Morph`; its first frame is keyframe 0, and every keyframe is among the frames.
 
     Raises:
-        InputError: fewer than two keyframes, fewer frames than keyframes, keyframes that were inverted differently or
-            hold several pictures, originals of another shape, an unknown easing, pace or method.
+        InputError: fewer than two keyframes, keyframes that are no `Inversion`, were inverted differently or hold
+            several pictures; fewer frames than keyframes; originals of another shape, with NaN or Inf; an unknown
+            easing, pace or method; `conditioned` gives no denoiser.
         DenoiserError, Cancelled: as `reconstruct`.
     """
     _check_alike(keyframes)
@@ -108,6 +113,9 @@ def morph(
             watch(now.step, now.steps, now.nfe)
 
         model, one = denoise if conditioned is None else conditioned(positions), keyframes[0]
+        if not callable(model):
+            giver = "denoise: is" if conditioned is None else "conditioned: gave"
+            raise InputError(f"{giver} {type(model).__name__}; a denoiser D(x, sigma) is wanted")
         return reconstruct(model, noise, one.sigmas, solver=one.solver, process=one.process, progress=progress)
 
     return morph_by(
@@ -144,56 +152,32 @@ def morph_by(
     """
     check_path(len(noises), frames, easing=easing, pace=pace, method=method, batch=batch)
     _check_shapes(noises, originals)
-    segments = len(noises) if loop else len(noises) - 1
+    segments, steps = (len(noises), frames) if loop else (len(noises) - 1, frames - 1)
     album = _Album(sample, noises, originals, method, batch, notice)
+    bend = EASINGS[easing]
     if pace == "angle":
-        positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS[easing], loop)
+        counts = shared_out([1.0] * segments, steps)
+        positions = placed(counts, [unbent] * segments, bend, loop)
         album.take(positions, "sampling frames")
     else:
-        positions = placed([1.0] * segments, [_identity] * segments, frames, EASINGS["linear"], loop)
-        for turn in range(ROUNDS + 1):
-            album.take(positions, f"pass {turn + 1}: sampling frames" if turn else "sampling frames to be measured")
-            # Eased steps are not meant to be equal: once is enough.
-            if turn == ROUNDS or (turn and (easing != "linear" or _even(album.steps(positions, loop)))):
-                break
+        angle = placed(shared_out([1.0] * segments, steps), [unbent] * segments, EASINGS["linear"], loop)
+        album.take(angle, "sampling frames to be measured")
+        for turn in range(1, ROUNDS + 1):
             lengths, ways = zip(*(album.travelled(s) for s in range(segments)), strict=True)
-            positions = placed(lengths, ways, frames, EASINGS[easing], loop)
-    steps = tuple(album.steps(positions, loop))
-    return Morph(album.at(positions), tuple(positions), steps, album.nfe, album.lost)
+            counts = shared_out(lengths, steps)
+            positions = placed(counts, ways, bend, loop)
+            album.take(positions, f"pass {turn + 1}: sampling frames")
+            if evenness(album.steps(positions, loop), eased(counts, bend)) <= EVEN_ENOUGH:
+                break
+    return Morph(
+        album.at(positions), tuple(positions), tuple(album.steps(positions, loop)), tuple(eased(counts, bend)),
+        album.nfe, album.lost,
+    )  # fmt: skip
 
 
-Way = Callable[[float], float]
-"""Share of a segment's length that is travelled -> where in the segment that is, both 0 to 1."""
-
-
-def placed(
-    lengths: Sequence[float], ways: Sequence[Way], frames: int, easing: Callable[[float], float], loop: bool
-) -> list[float]:
-    """Positions of the frames: every segment gets some in proportion to its length, and its ends are among them.
-
-    Args:
-        lengths: of the segments, 0 or more each.
-        ways: from share of its length to position, of each segment.
-        frames: in all.
-        easing: of the share.
-        loop: the end of the last segment is the first frame again.
-    """
-    steps = frames if loop else frames - 1
-    total = sum(lengths)
-    wanted = [steps * (length / total if total > 0 else 1 / len(lengths)) for length in lengths]
-    counts = [max(1, math.floor(n)) for n in wanted]
-    while sum(counts) != steps:  # the largest remainder gets the next step, the most generously served gives one up
-        missing = [n - count for n, count in zip(wanted, counts, strict=True)]
-        if sum(counts) < steps:
-            counts[int(np.argmax(missing))] += 1
-        else:
-            counts[min((i for i, c in enumerate(counts) if c > 1), key=missing.__getitem__)] -= 1
-    positions = [
-        s + way(easing(i / count)) if i else float(s)
-        for s, (way, count) in enumerate(zip(ways, counts, strict=True))
-        for i in range(count)
-    ]
-    return positions if loop else [*positions, float(len(lengths))]
+def frames_held(frames: int, pace: str) -> int:
+    """Frames in memory at most: those of every pass, and the result."""
+    return frames * (2 if pace == "angle" else ROUNDS + 2)
 
 
 class _Album:
@@ -239,25 +223,32 @@ class _Album:
                 raise Cancelled(f"cancelled after {done} of {of} frames ({what})")
 
         noise = torch.cat([self._noise(p) for p in positions])
-        found = self.sample(noise, torch.tensor(positions), watch).float().cpu()
+        found = self.sample(noise, torch.tensor(positions), watch)
+        if not isinstance(found, Tensor) or found.shape[:1] != noise.shape[:1]:
+            given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"sample: gave {given} for noise of shape {tuple(noise.shape)}; a frame each is wanted")
+        found = found.detach().float().cpu()
         bad = [f"{p:.3g}" for p, frame in zip(positions, found, strict=True) if not bool(frame.isfinite().all())]
         if bad:
             raise DenoiserError(f"frames: the model gave NaN or Inf at position(s) {', '.join(bad)} (0 is keyframe 0)")
         return found
 
     def at(self, positions: Sequence[float]) -> Tensor:
-        return torch.stack([self.frames[self._wrapped(p)] for p in positions])
+        return torch.stack(list(self._frames(positions)))
+
+    def _frames(self, positions: Iterable[float]) -> Iterator[Tensor]:
+        return (self.frames[self._wrapped(p)] for p in positions)
 
     def steps(self, positions: Sequence[float], loop: bool) -> list[float]:
-        return _distances(self.at([*positions, positions[0]] if loop else positions)).tolist()
+        return _distances(self._frames([*positions, positions[0]] if loop else positions))
 
     def travelled(self, segment: int) -> tuple[float, Way]:
         """How far the pictures travel along a segment, by all frames on it, and the way from that to positions."""
         inside = sorted(p for p in self.frames if segment <= p <= segment + 1)
         knots = sorted({*inside, float(segment), float(segment + 1)})
-        there = np.concatenate([[0.0], _distances(self.at(knots)).cumsum(0).numpy()])
+        there = np.concatenate([[0.0], np.cumsum(_distances(self._frames(knots)))])
         if there[-1] == 0:
-            return 0.0, _identity
+            return 0.0, unbent
         shares, places = there / there[-1], np.array(knots) - segment
         return float(there[-1]), lambda share: float(np.interp(share, shares, places))
 
@@ -266,13 +257,12 @@ class _Album:
         return 0.0 if position == len(self.noises) else float(position)
 
     def _ends(self, position: float) -> tuple[int, int, float]:
-        segment = min(int(position), len(self.noises) - 1)
+        segment = int(position)
         return segment, (segment + 1) % len(self.noises), position - segment
 
     def _noise(self, position: float) -> Tensor:
         a, b, share = self._ends(position)
-        first, second = self.noises[a], self.noises[b]
-        return first if share == 0 else blend([first, second], [1 - share, share], self.method)
+        return blend([self.noises[a], self.noises[b]], [1 - share, share], self.method)
 
     def _carried(self, position: float, frame: Tensor) -> Tensor:
         if self.residuals is None:
@@ -281,19 +271,9 @@ class _Album:
         return frame + (1 - share) * self.residuals[a] + share * self.residuals[b]
 
 
-def _identity(share: float) -> float:
-    return share
-
-
-def _distances(frames: Tensor) -> Tensor:
-    """[F - 1]: root mean square of the difference of each frame from the one before."""
-    return frames.double().diff(dim=0).flatten(1).square().mean(1).sqrt()
-
-
-def _even(steps: Sequence[float]) -> bool:
-    """Whether no step is much larger than the median one, or most stand still."""
-    middle = float(np.median(steps))
-    return middle == 0 or max(steps) <= EVEN_ENOUGH * middle
+def _distances(frames: Iterable[Tensor]) -> list[float]:
+    """Root mean square of the difference of each frame [C, ...] from the one before."""
+    return [float((b.double() - a.double()).square().mean().sqrt()) for a, b in pairwise(frames)]
 
 
 def check_path(
@@ -302,17 +282,27 @@ def check_path(
     """Refuse a path through `count` keyframes that cannot be; needs neither a model nor pictures. Raises as `morph`."""
     if count < 2:
         raise InputError(f"keyframes: {count} given; a morph needs two or more")
+    for what, number in (("frames", frames), ("batch", batch)):
+        if not isinstance(number, int | np.integer):
+            raise InputError(f"{what} {number!r}: a whole number is wanted")
     if frames < count:
         raise InputError(f"frames {frames}: fewer than the {count} keyframes, each of which is one")
     for what, value, known in (("easing", easing, EASINGS), ("pace", pace, PACES), ("method", method, BLENDS)):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise InputError(f"{what} {value!r}: unknown; known are {', '.join(known)}")
     if batch < 1:
         raise InputError(f"batch {batch}: must be 1 or more")
 
 
 def _check_alike(keyframes: Sequence[Inversion]) -> None:
+    if not isinstance(keyframes, Sequence):
+        raise InputError(f"keyframes: a list of inversions is wanted, found {type(keyframes).__name__}")
     for i, one in enumerate(keyframes):
+        if not isinstance(one, Inversion):
+            raise InputError(
+                f"keyframe {i}: an `Inversion` is wanted (what `invert` gives), found {type(one).__name__}; for noises "
+                f"alone there is `morph_by`"
+            )
         first = keyframes[0]
         if one.process != first.process or not torch.equal(one.sigmas, first.sigmas) or one.solver != first.solver:
             raise InputError(
@@ -324,6 +314,7 @@ def _check_alike(keyframes: Sequence[Inversion]) -> None:
 def _check_shapes(noises: Sequence[Tensor], originals: Sequence[Tensor | None] | None) -> None:
     first = noises[0]
     for i, one in enumerate(noises):
+        _check_finite(f"keyframe {i}", one)
         if len(one) != 1:
             raise InputError(f"keyframe {i}: holds {len(one)} pictures; give each its own inversion")
         if one.shape != first.shape:
@@ -332,7 +323,18 @@ def _check_shapes(noises: Sequence[Tensor], originals: Sequence[Tensor | None] |
     if len(known) != len(noises):
         raise InputError(f"originals: {len(known)} for {len(noises)} keyframes; give one each, or None")
     for i, given in enumerate(known):
-        if given is not None and given.shape != first.shape:
+        if given is None:
+            continue
+        _check_finite(f"original {i}", given)
+        if given.shape != first.shape:
             raise InputError(
                 f"original {i}: shape {tuple(given.shape)}, its noise is of {tuple(first.shape)}; fit it first"
             )
+
+
+def _check_finite(what: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{what}: a tensor [1, channels, ...] is wanted, found {found}")
+    if not bool(x.isfinite().all()):
+        raise InputError(f"{what}: holds NaN or Inf")

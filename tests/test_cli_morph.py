@@ -133,3 +133,14 @@ def test_an_injection_that_only_its_file_knows_is_refused(capsys, pictures, tmp_
     invert(demo_denoiser(), x0, karras_sigmas(6), skip=0.1, injection=sideways).save(tmp_path / "a.safetensors")
     code, _, err = ssi(capsys, "morph", tmp_path / "a.safetensors", pictures[1], "--out", tmp_path, *ANGLE)
     assert code == 2 and "a.safetensors: injection 'sideways': unknown; known are plain, tangent" in err
+
+
+@pytest.mark.parametrize("easing", ["linear", "ease"])
+def test_a_morph_tells_of_steps_that_stayed_large(capsys, pictures, tmp_path, easing):
+    """A picture, the same picture, another: with a frame each nothing can be placed."""
+    asked = ["morph", pictures[0], *pictures, "--frames", 3, "--easing", easing, "--out", tmp_path, *FEW]
+    code, told, said = ssi(capsys, *asked)
+    assert code == 0 and "some steps stayed large" in told + said
+    assert ("times the median one, each over what ease wants of it" in " ".join((told + said).split())) == (
+        easing == "ease"
+    )

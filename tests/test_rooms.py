@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes", "server"}
 FLOORS = [
     ["errors", "precision", "artifact", "version", "canvas"],
-    ["process", "goal", "solver", "blend", "frames", "gaussianity", "metrics", "image"],
+    ["process", "goal", "solver", "blend", "frames", "pace", "gaussianity", "metrics", "image"],
     ["schedule", "denoiser", "injection", "panel", "report"],
     ["guard"],
     ["integration", "models"],

@@ -37,32 +37,35 @@ def is_pixels(model: Any) -> bool:
     return bool(wanted.latent_channels == 3 and wanted.spacial_downscale_ratio == 1)
 
 
-def latent_samples(model: Any, latent: dict[str, Any]) -> Tensor:
+def latent_samples(model: Any, latent: dict[str, Any], what: str = "latent") -> Tensor:
     """The tensor of a LATENT that holds a picture, as the model takes it.
+
+    Args:
+        what: the node's input, for messages.
 
     Raises:
         InputError: several streams, NaN, another number of channels than the model's, or nothing but zeros.
     """
     samples = latent["samples"]
     if getattr(samples, "is_nested", False):
-        raise InputError("latent: holds several streams (video with audio); invert them one at a time")
+        raise InputError(f"{what}: holds several streams (video with audio); invert them one at a time")
     wanted = model.get_model_object("latent_format")
     if samples.ndim < 3 or samples.shape[0] == 0:
-        raise InputError(f"latent: [batch, channels, ...] is wanted, found shape {tuple(samples.shape)}")
+        raise InputError(f"{what}: [batch, channels, ...] is wanted, found shape {tuple(samples.shape)}")
     if samples.shape[1] != wanted.latent_channels:
         raise InputError(
-            f"latent: has {samples.shape[1]} channels, this model takes {wanted.latent_channels}; encode the picture "
+            f"{what}: has {samples.shape[1]} channels, this model takes {wanted.latent_channels}; encode the picture "
             f"with the VAE that belongs to the model"
         )
     bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if bad:
         raise InputError(
-            f"latent: sample(s) {bad} hold NaN or Inf. From a VAE: it may need fp32. From a core sampler along rising "
+            f"{what}: sample(s) {bad} hold NaN or Inf. From a VAE: it may need fp32. From a core sampler along rising "
             f"sigmas on a flow model: it divides by 1 - sigma, which is 0 at the end; use SSI Inverse Sampler or SSI "
             "Solver"
         )
     if not bool(samples.any()):
-        raise InputError("latent: is empty (all zeros); connect a VAE Encode of the picture, not an Empty Latent")
+        raise InputError(f"{what}: is empty (all zeros); connect a VAE Encode of the picture, not an Empty Latent")
     if wanted.latent_dimensions == 3 and samples.ndim == 4:
         samples = samples.unsqueeze(2)
     return samples.float()  # they may come in half precision

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from ...ssi_core.errors import InputError
-from ...ssi_core.morph import Watch
+from ...ssi_core.morph import Watch, frames_held
 from .guiders import with_prompts_at
 from .sampling import STOCHASTIC, guided
 from .show import on_node
+
+GB = 1e9
+NOISY = ("eta", "s_churn")
+"""Options of core's samplers that add noise where they are not 0, to samplers that otherwise add none."""
 
 
 class GuidedFrames:
@@ -76,11 +80,32 @@ def check_deterministic(sampler: Any) -> None:
     """Refuse a SAMPLER whose frames would differ each time they are sampled.
 
     Raises:
-        InputError: it adds noise, as far as its name tells.
+        InputError: it adds noise, as far as its name and options tell.
     """
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "").removeprefix("sample_")
-    if any(part in name for part in STOCHASTIC):
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    name = name.removeprefix("sample_").removesuffix("_function")
+    options = getattr(sampler, "extra_options", {})
+    noisy = next((f" with {option} {options[option]:g}" for option in NOISY if options.get(option)), "")
+    if noisy or any(part in name for part in STOCHASTIC):
         raise InputError(
-            f"sampler: {name} adds fresh noise at every step, so that a frame is another one each time; use SSI "
+            f"sampler: {name}{noisy} adds fresh noise at every step, so that a frame is another one each time; use SSI "
             f"Solver, or a sampler without noise such as dpmpp_2m or euler"
+        )
+
+
+def check_room(frames: int, pace: str, noise: Tensor) -> None:
+    """Refuse a morph whose frames, of the size of `noise` [1, C, ...], may not fit into memory.
+
+    The system would end the whole server in the middle of it, without a word.
+
+    Raises:
+        InputError: fewer bytes are free than the frames may take.
+    """
+    needed = frames_held(frames, pace) * noise.numel() * torch.float32.itemsize
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed > free:
+        slower = "" if pace == "angle" else ", pace angle (a fifth of it)"
+        raise InputError(
+            f"frames {frames}: may take {needed / GB:.1f} GB of memory, {free / GB:.1f} GB are free; fewer frames"
+            f"{slower}, or smaller pictures"
         )

@@ -156,8 +156,9 @@ def morph_command(
     verdicts = [gaussianity(end.noise.cpu(), picture).verdict for end, picture in zip(ends, pictures, strict=True)]
     warn_of_noises(verdicts, "the frames near them")
     spent(f"{sum(verdicts)} of {len(ends)} noises are Gaussian by every figure; their largest cosine {likeness:.3f}")
-    spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one")
-    if pace == "even" and easing == "linear" and result.evenness > EVEN_ENOUGH:
+    by = "" if easing == "linear" else f", each over what {easing} wants of it"
+    spent(f"the largest step from frame to frame is {result.evenness:.2f} times the median one{by}")
+    if pace == "even" and result.evenness > EVEN_ENOUGH:
         warn("some steps stayed large; more frames help")
     spent(f"{nfe + result.nfe} evaluations of one picture each, what files already held left out")
     spent(f"{len(shown)} frames; written to {path} and {path.with_suffix('.png').name}")

@@ -33,6 +33,7 @@ CALLED = {
     "comfy.model_base.BaseModel.apply_model": ((SELF, "x", "t"), {"exact_sigma": 0}),
     "comfy.model_base.BaseModel.extra_conds": ((SELF,), {"noise": 0, "device": 0, "prompt_type": 0, "cross_attn": 0}),
     "comfy.model_base.BaseModel.process_timestep": ((SELF, "timestep"), {"exact_sigma": 0}),
+    "comfy.model_management.get_free_memory": (("device",), {}),
     "comfy.model_management.get_torch_device": ((), {}),
     "comfy.model_management.intermediate_device": ((), {}),
     "comfy.model_management.is_device_cpu": (("device",), {}),

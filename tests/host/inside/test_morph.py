@@ -1,5 +1,6 @@
 """SSI Morph: what `ssi morph` gives, through the host's guiders, samplers, prompts and batches."""
 
+import math
 import sys
 
 import comfy.model_management
@@ -100,13 +101,26 @@ def test_a_batch_is_so_many_keyframes(three):
     assert "3 keyframes" in report
 
 
-def test_steps_are_even_and_easing_is_not(three):
+def test_steps_are_even_or_as_the_easing_wants(three):
     model, _, noises, sigmas = three
     frames, report, evenness = morph(noises, sigmas, guided(model), frames=13)
     steps = frames.diff(dim=0).flatten(1).square().mean(1).sqrt()
     assert evenness == pytest.approx(float(steps.max() / steps.median()), rel=0.05)
     assert evenness < 1.2 and f"largest step {evenness:.2f} times" in report
-    assert morph(noises, sigmas, guided(model), frames=13, easing="ease")[2] > 1.25
+    frames, report, evenness = morph(noises, sigmas, guided(model), frames=13, easing="ease")
+    eased = frames.diff(dim=0).flatten(1).square().mean(1).sqrt()
+    assert eased.max() / eased.median() > 1.25 and evenness < 1.2
+    assert f"largest step {evenness:.2f} times the median one, each over what ease wants of it" in report
+
+
+@pytest.mark.parametrize("easing", ["linear", "sine"])
+def test_steps_that_stayed_large_are_told(three, easing):
+    """A picture, the same picture, another: with a frame each nothing can be placed."""
+    model, pictures, noises, sigmas = three
+    known = {"samples": torch.cat([pictures[0], pictures[0], pictures[2]])}
+    path = {"noises": noises, "sigmas": sigmas, "guider": guided(model), "frames": 3, "originals": known}
+    assert "some steps stayed large" in morph(**path, easing=easing)[1]
+    assert "some steps stayed large" not in morph(**path, easing=easing, pace="angle")[1]
 
 
 @pytest.mark.parametrize("loop", [False, True])
@@ -263,12 +277,61 @@ def test_what_is_refused(three):
         ({"originals": {"samples": pictures[0]}}, "originals: 1 latents for 3 keyframes"),
         ({"originals": {"samples": torch.randn(3, 4, 16, 16)}}, "connect the latents that were inverted"),
         ({"solver": comfy.samplers.sampler_object("euler_ancestral")}, "euler_ancestral adds fresh noise"),
+        ({"originals": {"samples": torch.zeros(3, 4, 8, 8)}}, r"originals: is empty \(all zeros\)"),
+        (
+            {"originals": {"samples": torch.full((3, 4, 8, 8), math.nan)}},
+            r"originals: sample\(s\) \[0, 1, 2\] hold NaN",
+        ),
+        ({"originals": {"samples": torch.randn(3, 16, 8, 8)}}, "originals: has 16 channels"),
+        (
+            {"solver": comfy.samplers.ksampler("dpm_adaptive", {"eta": 0.5})},
+            "dpm_adaptive with eta 0.5 adds fresh noise",
+        ),
+        ({"solver": comfy.samplers.ksampler("heun", {"s_churn": 2})}, "heun with s_churn 2 adds fresh noise"),
+        ({"frames": 6.5}, "frames 6.5: a whole number is wanted"),
+        ({"frames": 10**9}, "frames 1000000000: may take .* GB of memory"),
+        ({"batch_size": 0}, "batch 0: must be 1 or more"),
         ({"solver": comfy.samplers.sampler_object("dpmpp_2m_sde")}, "dpmpp_2m_sde adds fresh noise"),
         ({"noises": [run("RandomNoise", noise_seed=5)[0]] * 2}, "has no size of its own"),
     ]:
         with pytest.raises(ValueError, match=message):
             morph(**{"noises": noises, "sigmas": sigmas, "guider": guider} | wrong)
     assert "nearly parallel" in morph([noises[0], noises[0]], sigmas, guider, frames=3)[1]
+
+
+def test_inputs_of_an_api_job_that_there_are_not(three):
+    model, _, noises, sigmas = three
+    with pytest.raises(ValueError, match="noises: has no input 'first'; they are noise0, noise1"):
+        run(
+            "SSIMorph", noises={"noise0": noises[0], "first": noises[1]}, guider=guided(model), sigmas=sigmas, frames=3,
+            sampler=run("SSISolver", solver="euler")[0],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("pace", "times"), [("angle", 2), ("even", 10)])
+def test_frames_that_may_not_fit_into_memory_are_refused_at_once(three, monkeypatch, pace, times):
+    model, _, noises, sigmas = three
+    needed, free = times * 40 * noises[0].unit.numel() * 4, []
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: free[-1])
+    network, path = model.model.diffusion_model, {"frames": 40, "pace": pace}
+    network.calls.clear()
+    free.append(needed - 1)
+    with pytest.raises(ValueError, match=r"frames 40: may take .* are free; fewer frames") as said:
+        morph(noises, sigmas, guided(model), **path)
+    assert not network.calls and ("pace angle" in str(said.value)) == (pace == "even")
+    free.append(needed)
+    with pytest.raises(RuntimeError, match="sampled"):
+        morph(noises, sigmas, _Stopped(guided(model)), **path)
+
+
+class _Stopped:
+    """A guider that tells where it would sample."""
+
+    def __init__(self, guider):
+        self.model_patcher, self.model_options = guider.model_patcher, guider.model_options
+
+    def sample(self, *args, **kwargs):
+        raise RuntimeError("sampled")
 
 
 def test_it_shows_how_far_it_is_and_stops_when_told(three, monkeypatch, pack):
