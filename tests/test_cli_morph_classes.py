@@ -8,6 +8,7 @@ import torch
 from commands import FEW, ssi
 from PIL import Image
 
+import ssi_core.cli.morph as command
 from ssi_core import blend, demo_denoiser, invert, karras_sigmas, load_image, reconstruct
 from ssi_core.cli.morph import class_path
 from ssi_core.image import to_pixels
@@ -103,3 +104,18 @@ def test_labels_that_do_not_fit(capsys, pictures, tmp_path, labels, said):
     given = [word for name in labels for word in ("--label", name)]
     code, _, err = ssi(capsys, "morph", *pictures, *DEMO, *given, "--out", tmp_path / "out")
     assert code == 2 and said in err and not (tmp_path / "out").exists()
+
+
+def test_a_skip_for_all_is_chosen_with_every_picture_as_its_own_class(capsys, pictures, tmp_path, monkeypatch):
+    asked, real = [], command.choose_skip
+
+    def spy(model, *given, **how):
+        asked.append(model)
+        return real(model, *given, **how)
+
+    monkeypatch.setattr(command, "choose_skip", spy)
+    labels = ["--label", "summer", "--label", "winter", "--skip", "psnr=30", "--steps", 6, "--device", "cpu"]
+    assert ssi(capsys, "morph", *pictures, *DEMO, *labels, "--out", tmp_path, *ANGLE)[0] == 0
+    x, sigma = torch.zeros(2, 3, 32, 32), torch.full((2,), 5.0)
+    wanted = demo_denoiser(name="demo-classes").conditioned([0, 2])(x, sigma)
+    assert torch.equal(asked[0](x, sigma), wanted)

@@ -1,22 +1,12 @@
 """What `ssi morph` and `ssi edit` say and show beside their pictures."""
 
-import pytest
 import torch
 from commands import FEW, ssi
 
-from ssi_core import load_image, save_image
+from ssi_core import load_image
 from ssi_core.image import CAPTION, contact_sheet
 
 ANGLE = ["--frames", "4", "--pace", "angle"]
-
-
-@pytest.fixture
-def stripes(tmp_path):
-    """A picture that no demo model knows."""
-    image = torch.ones(1, 3, 32, 32)
-    image[..., ::2] = -1
-    save_image(image, tmp_path / "stripes.png")
-    return tmp_path / "stripes.png"
 
 
 def test_a_morph_says_which_frames_to_distrust_and_how_many_there_are(capsys, pictures, stripes, tmp_path):

@@ -16,6 +16,7 @@ from ssi_core.image import (
     contact_sheet,
     fit,
     save_animation,
+    save_picture,
     sheet_size,
     to_pixels,
 )
@@ -279,6 +280,13 @@ def test_what_is_too_large_is_refused_before_memory_is_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"^a: 257 frames of 1024x1024 pixels .* or the number of frames$"):
         check_pixels("a", 2**10, 2**10, 2**8 + 1)
     assert MOST_PIXELS == 2**28
+
+
+def test_panels_and_other_pictures_have_the_same_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssi_core.image.MOST_PIXELS", 63)
+    save_picture(Image.new("RGB", (7, 9)), tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"y.png: 8x8 pixels are too much"):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "y.png")
 
 
 def test_the_size_of_a_sheet_is_known_before_it_is_made():
