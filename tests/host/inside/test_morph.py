@@ -299,6 +299,15 @@ def test_what_is_refused(three):
     assert "nearly parallel" in morph([noises[0], noises[0]], sigmas, guider, frames=3)[1]
 
 
+def test_what_of_the_model_draws_numbers_does_so_by_the_first_keyframe_s_seed(three):
+    model, _, noises, sigmas = three
+    guider, seeds = guided(model), []
+    as_it_was = guider.sample
+    guider.sample = lambda *args, seed, **kwargs: seeds.append(seed) or as_it_was(*args, seed=seed, **kwargs)
+    morph(noises[::-1], sigmas, guider, frames=4)
+    assert noises[2].seed > 0 and set(seeds) == {noises[2].seed}
+
+
 def test_inputs_of_an_api_job_that_there_are_not(three):
     model, _, noises, sigmas = three
     with pytest.raises(ValueError, match="noises: has no input 'first'; they are noise0, noise1"):
