@@ -210,7 +210,7 @@ def test_several_class_numbers_are_refused():
         morph([noise], sigmas, guider)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpm_fast"])
 def test_core_s_samplers_and_every_evaluation_is_counted(three, sampler):
     model, pictures, noises, sigmas = three
     network = model.model.diffusion_model
@@ -219,7 +219,7 @@ def test_core_s_samplers_and_every_evaluation_is_counted(three, sampler):
         noises, sigmas, guided(model), comfy.samplers.sampler_object(sampler), frames=4, pace="angle", batch_size=1
     )
     # At cfg 1 the network is asked once an evaluation.
-    assert f"{len(network.calls)} evaluations" in report
+    assert f"{len(network.calls)} evaluations" in report, "dpm_fast's last ones come after the last step it tells of"
     torch.testing.assert_close(frames[[0, -1]], torch.cat([pictures[0], pictures[2]]), atol=2e-5, rtol=0)
 
 
@@ -303,9 +303,11 @@ def test_what_of_the_model_draws_numbers_does_so_by_the_first_keyframe_s_seed(th
     model, _, noises, sigmas = three
     guider, seeds = guided(model), []
     as_it_was = guider.sample
+    options = str(guider.model_options)
     guider.sample = lambda *args, seed, **kwargs: seeds.append(seed) or as_it_was(*args, seed=seed, **kwargs)
     morph(noises[::-1], sigmas, guider, frames=4)
     assert noises[2].seed > 0 and set(seeds) == {noises[2].seed}
+    assert "ssi_morph" not in str(guider.model_options) == options, "the guider is another node's too"
 
 
 def test_inputs_of_an_api_job_that_there_are_not(three):
@@ -352,6 +354,7 @@ def test_it_shows_how_far_it_is_and_stops_when_told(three, monkeypatch, pack):
     morph(noises, sigmas, guided(model), frames=7, batch_size=3)
     done, of = [at[0] + 1 for at in shown], [at[3] for at in shown]
     assert words[:2] == ["sampling keyframes", "sampling frames to be measured"] and words[2].startswith("pass 2")
+    assert done[len(sigmas) - 2] == 3, "all keyframes, at their last step"
     assert all(0 < d <= o for d, o in zip(done, of, strict=True)) and of[0] == 3 and max(of) == 4
     assert all(at[1].shape == at[2].shape and len(at[1]) <= 3 for at in shown)
     network, asked = model.model.diffusion_model, []
