@@ -231,7 +231,8 @@ def test_noise_that_does_not_know_its_picture(three):
     mixed = [noises[0], loaded]
     frames, report, _ = morph(mixed, sigmas, guided(model), pace="angle")
     assert "keyframe 2: its noise does not know its picture" in report and "keyframe 1: its" not in report
-    plain, _, _ = morph(mixed, sigmas, guided(model), pace="angle", carry=False)
+    plain, said, _ = morph(mixed, sigmas, guided(model), pace="angle", carry=False)
+    assert "Warning" not in said, "nothing is carried, so that no picture need be known"
     assert torch.equal(frames[-1], plain[-1]) and not torch.allclose(frames[0], plain[0], atol=1e-3)
     known = {"samples": torch.cat(pictures[:2])}
     frames, report, _ = morph(mixed, sigmas, guided(model), pace="angle", originals=known)
@@ -308,6 +309,12 @@ def test_what_of_the_model_draws_numbers_does_so_by_the_first_keyframe_s_seed(th
     morph(noises[::-1], sigmas, guider, frames=4)
     assert noises[2].seed > 0 and set(seeds) == {noises[2].seed}
     assert "ssi_morph" not in str(guider.model_options) == options, "the guider is another node's too"
+
+
+def test_options_that_add_no_noise_are_allowed(pack):
+    check = sys.modules[f"{pack.__name__}.nodes.host.morphs"].check_deterministic
+    check(comfy.samplers.ksampler("dpm_adaptive", {"eta": 0.0}))
+    check(comfy.samplers.ksampler("heun", {"s_churn": 0.0, "s_noise": 1.0}))
 
 
 def test_inputs_of_an_api_job_that_there_are_not(three):
