@@ -210,7 +210,7 @@ def test_several_class_numbers_are_refused():
         morph([noise], sigmas, guider)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpm_fast"])
 def test_core_s_samplers_and_every_evaluation_is_counted(three, sampler):
     model, pictures, noises, sigmas = three
     network = model.model.diffusion_model
@@ -231,7 +231,8 @@ def test_noise_that_does_not_know_its_picture(three):
     mixed = [noises[0], loaded]
     frames, report, _ = morph(mixed, sigmas, guided(model), pace="angle")
     assert "keyframe 2: its noise does not know its picture" in report and "keyframe 1: its" not in report
-    plain, _, _ = morph(mixed, sigmas, guided(model), pace="angle", carry=False)
+    plain, said, _ = morph(mixed, sigmas, guided(model), pace="angle", carry=False)
+    assert "Warning" not in said, "nothing is carried, so that no picture need be known"
     assert torch.equal(frames[-1], plain[-1]) and not torch.allclose(frames[0], plain[0], atol=1e-3)
     known = {"samples": torch.cat(pictures[:2])}
     frames, report, _ = morph(mixed, sigmas, guided(model), pace="angle", originals=known)
@@ -299,6 +300,23 @@ def test_what_is_refused(three):
     assert "nearly parallel" in morph([noises[0], noises[0]], sigmas, guider, frames=3)[1]
 
 
+def test_what_of_the_model_draws_numbers_does_so_by_the_first_keyframe_s_seed(three):
+    model, _, noises, sigmas = three
+    guider, seeds = guided(model), []
+    as_it_was = guider.sample
+    options = str(guider.model_options)
+    guider.sample = lambda *args, seed, **kwargs: seeds.append(seed) or as_it_was(*args, seed=seed, **kwargs)
+    morph(noises[::-1], sigmas, guider, frames=4)
+    assert noises[2].seed > 0 and set(seeds) == {noises[2].seed}
+    assert "ssi_morph" not in str(guider.model_options) == options, "the guider is another node's too"
+
+
+def test_options_that_add_no_noise_are_allowed(pack):
+    check = sys.modules[f"{pack.__name__}.nodes.host.morphs"].check_deterministic
+    check(comfy.samplers.ksampler("dpm_adaptive", {"eta": 0.0}))
+    check(comfy.samplers.ksampler("heun", {"s_churn": 0.0, "s_noise": 1.0}))
+
+
 def test_inputs_of_an_api_job_that_there_are_not(three):
     model, _, noises, sigmas = three
     with pytest.raises(ValueError, match="noises: has no input 'first'; they are noise0, noise1"):
@@ -343,6 +361,7 @@ def test_it_shows_how_far_it_is_and_stops_when_told(three, monkeypatch, pack):
     morph(noises, sigmas, guided(model), frames=7, batch_size=3)
     done, of = [at[0] + 1 for at in shown], [at[3] for at in shown]
     assert words[:2] == ["sampling keyframes", "sampling frames to be measured"] and words[2].startswith("pass 2")
+    assert done[len(sigmas) - 2] == 3, "all keyframes, at their last step"
     assert all(0 < d <= o for d, o in zip(done, of, strict=True)) and of[0] == 3 and max(of) == 4
     assert all(at[1].shape == at[2].shape and len(at[1]) <= 3 for at in shown)
     network, asked = model.model.diffusion_model, []
