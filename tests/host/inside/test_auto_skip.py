@@ -72,7 +72,7 @@ def test_the_leftover_foretold_is_that_of_the_exact_solution(family, goal):
         left = 1 - torch.cosine_similarity(x.double().flatten(1), n.flatten(1)) ** 2
         assert foretold == pytest.approx(float(left.max()), rel=tolerance)
     if goal == "leftover":
-        assert foretold == pytest.approx(0.1, rel=0.05)
+        assert foretold == pytest.approx(0.1, rel=0.1)
     assert f"{100 * foretold:.1f}% leftover" in report
 
 
