@@ -46,13 +46,13 @@ class Told:
 
     Args:
         denoise: whose evaluations.
-        progress: called after each; may cancel. Its step is the evaluation, its steps those and what is `ahead`.
-        ahead: steps that come afterwards, as far as they are known.
+        progress: called after each; may cancel. Its step is the evaluation.
+        steps: evaluations so far -> the steps that it is told of in all.
         during: what is done, for the message of `Cancelled`: "the skip was chosen".
     """
 
-    def __init__(self, denoise: Denoiser, progress: Callback | None, ahead: int, during: str) -> None:
-        self.denoise, self.progress, self.ahead, self.during = denoise, progress, ahead, during
+    def __init__(self, denoise: Denoiser, progress: Callback | None, steps: Callable[[int], int], during: str) -> None:
+        self.denoise, self.progress, self.steps, self.during = denoise, progress, steps, during
         self.dtype: torch.dtype | None = getattr(denoise, "dtype", None)
         self.nfe = 0
 
@@ -60,7 +60,7 @@ class Told:
         D = self.denoise(x, sigma)
         self.nfe += 1
         if self.progress is not None:
-            now = Progress(self.nfe, self.nfe + self.ahead, float(sigma[0]), self.nfe, x, D)
+            now = Progress(self.nfe, self.steps(self.nfe), float(sigma[0]), self.nfe, x, D)
             if self.progress(now) is False:
                 raise Cancelled(f"cancelled after {self.nfe} evaluations, while {self.during}")
         return D

@@ -189,7 +189,7 @@ def invert(
         raise InputError(f"sigmas: one level alone leaves solver {entry.name!r} no step; use more steps or a skip")
     injecting = 0
     if skip > 0:
-        told = Told(denoise, progress, ahead=len(rising) - 1, during="noise was put in")
+        told = Told(denoise, progress, lambda nfe: nfe + len(rising) - 1, during="noise was put in")
         guarded = Guarded(told, process, steps=1)
         with torch.no_grad():
             start = put_in.inject(guarded, process, x0, unit_noise(x0, seeds), rising[0])

@@ -21,17 +21,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, like
-from .errors import Cancelled, InputError
+from .errors import InputError
 from .gaussianity import gaussianity
 from .goal import LOOKS, Goal
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
-from .integration import Callback, Progress, integrate, seeds_for, unit_noise
+from .integration import Callback, Told, integrate, seeds_for, unit_noise
 from .metrics import psnr
 from .precision import float64
 from .process import Process
@@ -253,23 +254,6 @@ def resolved(sigmas: Tensor, solver: str | Solver, process: Process) -> bool:
     return find_solver(solver).order != 1 and enough and float((bent[:-1] / bent[1:]).max()) <= NEAR
 
 
-class _Told:
-    """A denoiser whose evaluations are counted, and each of them told: on a large model a walk is long."""
-
-    def __init__(self, denoise: Denoiser, progress: Callback | None) -> None:
-        self.denoise, self.progress, self.nfe = denoise, progress, 0
-        self.dtype: torch.dtype | None = getattr(denoise, "dtype", None)
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        D = self.denoise(x, sigma)
-        self.nfe += 1
-        if self.progress is not None:
-            now = Progress(self.nfe, max(self.nfe, EVALUATIONS), float(sigma[0]), self.nfe, x, D)
-            if self.progress(now) is False:
-                raise Cancelled(f"cancelled after {now.nfe} evaluations, while the skip was chosen")
-        return D
-
-
 class _Look:
     """Trials of one batch."""
 
@@ -283,7 +267,8 @@ class _Look:
         process: Process,
         progress: Callback | None,
     ) -> None:
-        self.denoise, self.x0, self.inject, self.process = _Told(denoise, progress), x0, inject, process
+        self.denoise = Told(denoise, progress, partial(max, EVALUATIONS), during="the skip was chosen")
+        self.x0, self.inject, self.process = x0, inject, process
         self.noise = unit_noise(x0, seeds_for(seed, len(x0)))
         self.top = min(self.ve(top), TOP_SNR**-0.5)
 
