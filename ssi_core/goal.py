@@ -41,7 +41,7 @@ class Kind:
     """Of `Trial`: what the goal is about."""
     about: str
     words: str
-    """A format of the value, for messages."""
+    """A format of the value, and of it in per cent, for messages."""
     search: Search
     keeps: bool = False
     """No less of the figure is wanted, so the largest sigma that keeps it; else no more, so the smallest."""
@@ -72,16 +72,30 @@ GAUSSIAN = register(
 )  # fmt: skip
 PSNR = register(
     Kind(
-        "psnr", "psnr", "the largest skip that keeps so many dB of the picture", "{:g} dB",
+        "psnr", "psnr", "the largest skip that keeps so many dB of the picture", "{0:g} dB",
         Search(walks=(), first=1.2, last=1.2, apart=0.1), keeps=True, decibels=True, bounds=(0.0, 200.0),
     )
 )  # fmt: skip
 LEFTOVER = register(
     Kind(
         "leftover", "leftover", "the smallest skip that leaves no larger share of the noise that was not injected",
-        "{:.0%} leftover", Search(walks=(3, 5), first=0.6, last=0.6), bounds=(0.0, 1.0),
+        "{1:.4g}% leftover", Search(walks=(3, 5), first=0.6, last=0.6), bounds=(0.0, 1.0),
     )
 )  # fmt: skip
+
+
+def number(value: object, what: str) -> float:
+    """Any single number but a truth value, as one.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]  # whatever answers to float()
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise InputError(f"{what} {value!r} is not a number") from None
 
 
 @dataclass(frozen=True)
@@ -92,10 +106,10 @@ class Goal:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in GOALS:
+        if not isinstance(self.name, str) or self.name not in GOALS:
             raise InputError(f"goal {self.name!r}: unknown; known are {', '.join(GOALS)}")
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float, type(None))):
-            raise InputError(f"goal {self.name}: value {self.value!r} is not a number")
+        if self.value is not None:
+            object.__setattr__(self, "value", number(self.value, f"goal {self.name}: value"))
         bounds = self.kind.bounds
         if bounds is None and self.value is not None:
             raise InputError(f"goal {self.name}: takes no value, and has {self.value}")
@@ -119,20 +133,23 @@ class Goal:
         Raises:
             InputError: anything else.
         """
-        name, equals, number = text.strip().partition("=")
+        if not isinstance(text, str):
+            raise InputError(f"skip {text!r}: no text; a goal such as 'auto' or 'psnr=40' is wanted")
+        name, equals, value = text.strip().partition("=")
         name = GAUSSIAN.name if name == "auto" else name
         if name not in GOALS:
             known = [kind.name + ("" if kind.bounds is None else "=VALUE") for kind in GOALS.values()]
             raise InputError(f"skip {text!r}: a sigma, auto, or one of {', '.join(known)} is wanted")
         try:
-            value = float(number) if equals else None
-        except ValueError:
-            raise InputError(f"skip {text!r}: {number!r} is not a number") from None
-        return Goal(name, value)
+            return Goal(name, float(value) if equals else None)
+        except ValueError as error:
+            raise (
+                error if isinstance(error, InputError) else InputError(f"skip {text!r}: {value!r} is no number")
+            ) from None
 
     def lacks(self, worst: float) -> float:
         """ln of the figure over its level: 0 at the goal, above 0 where more sigma is needed or to be had."""
         return self.kind.log(worst) - self.kind.log(self.level)
 
     def __str__(self) -> str:
-        return self.kind.words.format(self.value)
+        return self.kind.words.format(self.level, 100 * self.level)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from .artifact import load_tensors, save_tensors
 from .denoiser import Denoiser
 from .errors import InputError
-from .goal import Goal
+from .goal import Goal, number
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
 from .integration import Callback, Told, integrate, seeds_for, unit_noise
@@ -71,7 +71,13 @@ class Inversion:
         return partial(inject, **options) if options else inject
 
     def sample(self, i: int) -> Inversion:
-        """Sample i of a batch, as the inversion it would have been alone."""
+        """Sample i of a batch, as the inversion it would have been alone.
+
+        Raises:
+            InputError: there is no such sample.
+        """
+        if not isinstance(i, int) or not 0 <= i < len(self.noise):
+            raise InputError(f"sample {i!r}: not one of the {len(self.noise)}, counted from 0")
         hashes = list(self.provenance.get("images_sha256", []))[i : i + 1]
         return replace(
             self, noise=self.noise[i : i + 1], seeds=self.seeds[i : i + 1],
@@ -173,9 +179,10 @@ def invert(
             denoise, x0, sigmas, skip, injection=put_in.inject, seed=seed, process=process, progress=progress
         )
         skip = choice.skip
-    if isinstance(skip, bool) or not isinstance(skip, SupportsFloat):
-        raise InputError(f"skip {skip!r}: must be a number, or a goal such as 'auto'")
-    skip = float(skip)
+    try:
+        skip = number(skip, "skip")
+    except InputError as error:
+        raise InputError(f"{error}; a number is wanted, or a goal such as 'auto'") from None
     way_back = truncate(sigmas, skip, grid)
     check_range(way_back, skip, denoise, process)
     if choice is not None:

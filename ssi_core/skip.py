@@ -62,6 +62,8 @@ NEAR = 3.0
 """Factor from level to level, up to where walks end, over which it is not either."""
 ENOUGH = 0.05
 """By how much, as a share, a goal may be missed and still count as met."""
+SHORT, SHORT_OF_GOAL, LEFT_OVER = 1.5, 0.5, 1.2
+"""dB under what was foretold, the same where dB are the goal, and times the leftover, from which it is a shortfall."""
 LIKELY = {"psnr": 1.2, "leftover": 0.6, "margin": 0.8}
 """d ln(figure) / d ln(1/sigma), of decibels of their power, that is assumed beyond the trials."""
 DOUBT, BEYOND_DOUBT = 0.5, 1.5
@@ -138,10 +140,27 @@ class Choice:
         if not self.met:
             told += "; no skip is foretold to reach that goal"
             if self.goal == Goal():
-                told += f" (the model does not know such pictures), so it stays at {self.skip:.3g}"
+                told += f" up to {HIGHEST:g} (the model may not know such pictures), so it stays at {self.skip:.3g}"
         if not self.resolved:
             told += "; the steps lie too far apart for a forecast: more of them, and a second-order solver, hold better"
         return f"{told} ({self.nfe} evaluations)"
+
+    def shortfalls(self, happened: Trial, image: int = 0) -> dict[str, str]:
+        """In words, by figure of `Trial`, where what an inversion from `skip` gave is less than what was foretold.
+
+        Args:
+            happened: what it gave; NaN where that is not known.
+        """
+        short: dict[str, str] = {}
+        kept, told = float(happened.psnr[image]), float(self.foretold.psnr[image])
+        if kept < told - (SHORT_OF_GOAL if self.goal.kind.keeps else SHORT):
+            short["psnr"] = f"{kept:.1f} dB came back where {told:.1f} were foretold"
+        left, allowed = float(happened.leftover[image]), float(self.foretold.leftover[image])
+        if self.goal.name == "leftover" and left > LEFT_OVER * allowed:
+            short["leftover"] = f"{100 * left:.1f}% is left over where {100 * allowed:.1f}% were foretold"
+        if self.met and self.goal == Goal() and float(happened.margin[image]) > 1:
+            short["margin"] = "the noise was foretold to pass as Gaussian, and did not"
+        return short
 
 
 def choose_skip(

@@ -10,7 +10,6 @@ from PIL import Image
 
 from .canvas import BAD, FAINT, GOOD, INK, NEUTRAL, PAPER, Canvas, Plot, decades, headed, text_width
 from .errors import InputError
-from .goal import Goal
 from .skip import Choice, Trial
 
 WIDTH, MARGIN = 760, 24
@@ -39,12 +38,11 @@ def skip_panel(choice: Choice, image: int = 0, title: str = "", happened: Trial 
     """
     if not 0 <= image < len(choice.foretold.psnr):
         raise InputError(f"image {image}: not one of the {len(choice.foretold.psnr)} images")
-    failed = happened is not None and choice.goal == Goal() and float(happened.margin[image]) > 1
-    mark = ", and does not reach the goal" if not choice.met else ", and the noise did not pass" if failed else ""
-    canvas, top = headed(
-        WIDTH, MARGIN, title, f"Skip {choice.skip:.3g}{mark}", choice.reason, len(_PARTS) * _EACH - _GAP + 8,
-        BAD if mark else INK,
-    )  # fmt: skip
+    short = {} if happened is None else choice.shortfalls(happened, image)
+    mark = ", and does not reach the goal" if not choice.met else ", and less came of it" if short else ""
+    heading, reason = f"Skip {choice.skip:.3g}{mark}", "; ".join([choice.reason, *short.values()])
+    height = len(_PARTS) * _EACH - _GAP + 8
+    canvas, top = headed(WIDTH, MARGIN, title, heading, reason, height, BAD if mark else INK)
 
     sigmas = _span(choice)
     told = [choice.at(sigma) for sigma in sigmas]

@@ -254,11 +254,14 @@ def test_what_was_foretold_and_did_not_come_is_said(capsys, tmp_path):
     how = ["--skip", "auto", "--device", "cpu", "--out", tmp_path]
     code, out, err = ssi(capsys, "invert", tmp_path / "black.png", *how)
     assert code == 0 and "not Gaussian" in out
-    assert "no skip is foretold to reach the verdict" in err and "try --skip" not in err
+    assert "no skip is foretold to reach the verdict" in err and "larger skip" not in err
     x0 = load_image(tmp_path / "black.png", 32)
     n = unit_noise(x0, (0,))
     smooth = (n + n.roll(1, -1)) / 2**0.5
-    for noise, words in ((n + 0.3, "by mean, ks; no skip is sure to mend that"), (smooth, "; try --skip 0.045")):
+    for noise, words in (
+        (n + 0.3, "by mean, ks; no skip is sure to mend that"),
+        (smooth, "; a larger skip may be enough, --skip 0.045"),
+    ):
         values = torch.tensor([1.0], dtype=torch.float64)
         forecast = Trial(0.03, 40 * values, 0.1 * values, 0.9 * values, 5)
         choice = Choice(0.03, Goal(), True, (forecast,), forecast, 8, VE())

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from exact import Counted, Gaussian, normal
@@ -10,6 +11,7 @@ from ssi_core import (
     VE,
     VP,
     Cancelled,
+    Choice,
     DiscreteVP,
     Flow,
     Goal,
@@ -141,7 +143,7 @@ def test_goals_out_of_reach_are_said():
     assert not far.met and far.skip == pytest.approx(LOWEST) and "no skip is foretold to reach" in far.reason
     foreign = torch.linspace(-1, 1, SIDE, dtype=torch.float64).expand(1, 1, SIDE, SIDE) * 20
     lost = choose_skip(denoise, foreign.contiguous(), sigmas)
-    assert not lost.met and lost.skip == pytest.approx(DEFAULT_SKIP) and "does not know such pictures" in lost.reason
+    assert not lost.met and lost.skip == pytest.approx(DEFAULT_SKIP) and "may not know such pictures" in lost.reason
 
 
 def test_it_can_be_cancelled():
@@ -177,6 +179,9 @@ def test_a_dear_injection_is_paid_at_each_level():
         (("psnr", -3.0), "between 0 and 200"),
         (("psnr", "40"), "'40' is not a number"),
         (("psnr", True), "True is not a number"),
+        (("psnr", torch.tensor([40.0, 41.0])), "is not a number"),
+        (("psnr", 10**400), "is not a number"),
+        ((["psnr"],), "unknown; known are"),
         (("leftover", 0.0), "between 0 and 1"),
         (("leftover", 5.0), "between 0 and 1"),
     ],
@@ -197,6 +202,11 @@ def test_goals_as_text():
     assert Goal.parse("leftover=0.1") == Goal("leftover", 0.1)
     shown = [str(g) for g in (Goal(), Goal("psnr", 38.5), Goal("leftover", 0.1))]
     assert shown == ["the verdict", "38.5 dB", "10% leftover"]
+    assert [str(Goal("leftover", v)) for v in (0.004, 0.995)] == ["0.4% leftover", "99.5% leftover"]
+    assert Goal("psnr", torch.tensor(40.0)) == Goal("psnr", 40) == Goal("psnr", np.float32(40))
+    for text in (None, 3, b"auto"):
+        with pytest.raises(InputError, match="no text"):
+            Goal.parse(text)
 
 
 def test_what_cannot_be_chosen_from():
@@ -205,8 +215,8 @@ def test_what_cannot_be_chosen_from():
         choose_skip(denoise, x0, [0.003, 0.002, 0])
     with pytest.raises(InputError, match="skip 'automatic': a sigma, auto, or one of"):
         invert(denoise, x0, karras_sigmas(5), skip="automatic")
-    for skip in (True, None, [0.1]):
-        with pytest.raises(InputError, match="must be a number, or a goal"):
+    for skip in (True, None, [0.1], torch.tensor([0.1, 0.2])):
+        with pytest.raises(InputError, match="is not a number; a number is wanted, or a goal"):
             invert(denoise, x0, karras_sigmas(5), skip=skip)
     with pytest.raises(InputError, match="a Goal, or its text"):
         choose_skip(denoise, x0, karras_sigmas(5), {"psnr": 40})
@@ -315,6 +325,9 @@ def test_an_image_of_a_batch_keeps_what_is_told_of_it():
     one = found.choice.sample(2)
     assert one.foretold.psnr.tolist() == found.choice.foretold.psnr[2:].tolist() and one.skip == found.skip
     assert [len(t.margin) for t in one.trials] == [1] * len(one.trials)
+    for i in (3, -1, 1.0, "a"):
+        with pytest.raises(InputError, match="not one of the 3"):
+            found.sample(i)
 
 
 def test_a_forecast_for_a_coarse_inversion_says_so():
@@ -336,3 +349,25 @@ def test_what_is_told_of_other_skips_has_no_jumps():
             below, above = choice.at(trial.sigma * 0.9999), choice.at(trial.sigma * 1.0001)
             for name in ("psnr", "leftover", "margin"):
                 assert float(getattr(below, name)) == pytest.approx(float(getattr(above, name)), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "goal, happened, short",
+    [
+        (Goal(), (38.6, 0.5, 0.9), set()),
+        (Goal(), (38.4, 0.5, 0.9), {"psnr"}),
+        (Goal(), (math.nan, 0.5, 1.1), {"margin"}),
+        (Goal("psnr", 40), (39.6, 0.5, 3.0), set()),
+        (Goal("psnr", 40), (39.4, 0.5, 3.0), {"psnr"}),
+        (Goal("leftover", 0.1), (30.0, 0.119, 3.0), {"psnr"}),
+        (Goal("leftover", 0.1), (40.0, 0.121, 3.0), {"leftover"}),
+    ],
+)
+def test_what_falls_short_is_said(goal, happened, short):
+    def trial(*values):
+        return Trial(0.03, *(torch.tensor([v], dtype=torch.float64) for v in values))
+
+    foretold = trial(40.0, 0.1, 0.8)
+    choice = Choice(0.03, goal, True, (foretold,), foretold, 8, VE())
+    assert set(choice.shortfalls(trial(*happened))) == short
+    assert not any(choice.shortfalls(trial(*[math.nan] * 3)))

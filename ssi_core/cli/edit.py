@@ -21,7 +21,7 @@ def edit_command(
     known: Annotated[str, typer.Option("--from", help="The class that they show: its number or name.")],
     wanted: Annotated[list[str], typer.Option("--to", help="The class they shall show; again for a further one.")],
     guidance: Annotated[
-        float, typer.Option(min=0, help="Classifier-free guidance towards that class; 1 is none.")
+        float, typer.Option(min=0, max=1000, help="Classifier-free guidance towards that class; 1 is none.")
     ] = 1.0,
     scale: Annotated[int, typer.Option(min=1, help="Whole-number magnification of the sheet.")] = 4,
     out: Out = Path("out"),

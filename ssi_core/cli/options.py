@@ -59,7 +59,9 @@ Dtype = Annotated[
         "up to 2%."
     ),
 ]
-Steps = Annotated[int, typer.Option(min=1, help="Noise levels of the whole schedule, sigma_max to sigma_min.")]
+Steps = Annotated[
+    int, typer.Option(min=1, max=100_000, help="Noise levels of the whole schedule, sigma_max to sigma_min.")
+]
 Skip = Annotated[
     str,
     typer.Option(

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..gaussianity import FIGURES, OF_THE_WHOLE, Gaussianity
-from ..goal import Goal
 from ..image import save_picture
 from ..integration import Progress, unit_noise
 from ..inversion import Inversion
@@ -29,8 +28,6 @@ from ..skip_panel import skip_panel
 from ..solver import find_solver
 
 console, errors = Console(), Console(stderr=True)
-SHORT = 1.5
-"""dB under what was foretold from which it is said: forecasts are off by less on most pictures."""
 
 
 def result_names(paths: list[Path]) -> list[str]:
@@ -87,13 +84,15 @@ def write_choice(inversion: Inversion, report: Gaussianity, path: Path, title: s
     happened = Trial(choice.skip, torch.full_like(margin, kept), leftover(inversion.noise, injected), margin)
     save_picture(skip_panel(choice, title=title, happened=happened), path)
     tell_choice(choice, title, f"; see {path.name}")
-    told = float(choice.foretold.psnr)
-    if kept < told - SHORT:
-        warn(f"{title}: {kept:.1f} dB came back where {told:.1f} were foretold; more steps bring it nearer")
-    if choice.met and choice.goal == Goal() and float(margin) > 1:
-        whole = [name for name in report.failures[0] if name in OF_THE_WHOLE]
-        advice = "no skip is sure to mend that" if whole else f"try --skip {1.5 * choice.skip:.2g}"
-        warn(f"{title}: was foretold to pass as Gaussian, and did not, by {', '.join(report.failures[0])}; {advice}")
+    larger = f"a larger skip may be enough, --skip {1.5 * choice.skip:.2g}"
+    advice = {
+        "psnr": "more steps bring it nearer",
+        "leftover": larger,
+        "margin": "no skip is sure to mend that" if OF_THE_WHOLE & set(report.failures[0]) else larger,
+    }
+    for figure, short in choice.shortfalls(happened).items():
+        by = f", by {', '.join(report.failures[0])}" if figure == "margin" else ""
+        warn(f"{title}: {short}{by}; {advice[figure]}")
 
 
 def tell_choice(choice: Choice, title: str, more: str = "") -> None:
