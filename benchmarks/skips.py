@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.subjects import Subject, add_models, pictures, subjects
 from ssi_core import Goal, Inversion, choose_skip, gaussianity, invert, psnr, reconstruct, unit_noise
-from ssi_core.skip import LOWEST
+from ssi_core.skip import LOWEST, leftover
 
 LEVELS = [0.004 * 1.25**k for k in range(24)]
 
@@ -29,11 +29,10 @@ def tried(subject: Subject, x0: Tensor, sigmas: Tensor, skip: float, seeds: list
     """One inversion there and back."""
     found: Inversion = invert(subject.denoise, x0, sigmas, skip=skip, seed=seeds, process=subject.process)
     back = reconstruct(subject.denoise, found.noise, found.sigmas, process=subject.process)
-    injected = unit_noise(x0, seeds).double().flatten(1)
-    cosine = torch.cosine_similarity(found.noise.double().flatten(1), injected)
     report = gaussianity(found.noise, x0)
     return {
-        "verdict": list(report.verdicts), "psnr": psnr(back, x0).tolist(), "leftover": (1 - cosine**2).tolist(),
+        "verdict": list(report.verdicts), "psnr": psnr(back, x0).tolist(),
+        "leftover": leftover(found.noise, unit_noise(x0, seeds)).tolist(),
         "margin": report.margin().tolist(), "why": [list(f) for f in report.failures],
     }  # fmt: skip
 

@@ -15,8 +15,8 @@ from .errors import InputError
 class Search:
     """How a figure that falls with sigma is followed to the level wanted; slopes are d ln(figure) / d ln(1/sigma)."""
 
-    walks: tuple[int, ...]
-    """Evaluations of each walk; empty: `LOOKS` looks of one evaluation each, and one walk at the answer."""
+    trials: tuple[int, ...]
+    """Evaluations of each trial: 1 is a look, more are a walk. After looks alone there is one walk at the answer."""
     first: float
     """Slope assumed after the first trial."""
     last: float
@@ -28,8 +28,10 @@ class Search:
     safety: float = 1.0
     """By which the answer is raised."""
 
-
-LOOKS = 4
+    @property
+    def looks(self) -> bool:
+        """Whether the trials are looks, which tell nothing of the noise."""
+        return max(self.trials) == 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Kind:
     bounds: tuple[float, float] | None = None
     """Open interval of values; None: the goal has no value, its figure is to be 1."""
 
+    @property
+    def form(self) -> str:
+        """How it is written: `name`, or `name=VALUE`."""
+        return self.name if self.bounds is None else f"{self.name}=VALUE"
+
     def log(self, figure: float) -> float:
         """ln of the figure, of decibels ln of the power that they stand for."""
         return figure * math.log(10) / 10 if self.decibels else math.log(max(figure, 1e-6))
@@ -67,19 +74,19 @@ GAUSSIAN = register(
     Kind(
         "gaussian", "margin", "the smallest skip whose noise passes the verdict of Gaussianity", "the verdict",
         # Both ends of a margin's curve are flat or steep beyond what two walks tell: docs/beyond.md has the sweep.
-        Search(walks=(3, 5), first=0.6, last=0.35, down=1.1, apart=1.0, safety=1.25),
+        Search(trials=(3, 5), first=0.6, last=0.35, down=1.1, apart=1.0, safety=1.25),
     )
 )  # fmt: skip
 PSNR = register(
     Kind(
         "psnr", "psnr", "the largest skip that keeps so many dB of the picture", "{0:g} dB",
-        Search(walks=(), first=1.2, last=1.2, apart=0.1), keeps=True, decibels=True, bounds=(0.0, 200.0),
+        Search(trials=(1, 1, 1, 1), first=1.2, last=1.2, apart=0.1), keeps=True, decibels=True, bounds=(0.0, 200.0),
     )
 )  # fmt: skip
 LEFTOVER = register(
     Kind(
         "leftover", "leftover", "the smallest skip that leaves no larger share of the noise that was not injected",
-        "{1:.4g}% leftover", Search(walks=(3, 5), first=0.6, last=0.6), bounds=(0.0, 1.0),
+        "{1:.4g}% leftover", Search(trials=(3, 5), first=0.6, last=0.6), bounds=(0.0, 1.0),
     )
 )  # fmt: skip
 
@@ -138,14 +145,13 @@ class Goal:
         name, equals, value = text.strip().partition("=")
         name = GAUSSIAN.name if name == "auto" else name
         if name not in GOALS:
-            known = [kind.name + ("" if kind.bounds is None else "=VALUE") for kind in GOALS.values()]
-            raise InputError(f"skip {text!r}: a sigma, auto, or one of {', '.join(known)} is wanted")
+            known = ", ".join(kind.form for kind in GOALS.values())
+            raise InputError(f"skip {text!r}: a sigma, auto, or one of {known} is wanted")
         try:
-            return Goal(name, float(value) if equals else None)
-        except ValueError as error:
-            raise (
-                error if isinstance(error, InputError) else InputError(f"skip {text!r}: {value!r} is no number")
-            ) from None
+            level = float(value) if equals else None
+        except ValueError:
+            raise InputError(f"skip {text!r}: {value!r} is no number") from None
+        return Goal(name, level)
 
     def lacks(self, worst: float) -> float:
         """ln of the figure over its level: 0 at the goal, above 0 where more sigma is needed or to be had."""

@@ -172,9 +172,7 @@ def invert(
     check_images(x0, denoise, "x0")
     entry, process = find_solver(solver), process_of(denoise, process)
     put_in, choice = find_injection(injection), None
-    if isinstance(skip, str):
-        skip = Goal.parse(skip)
-    if isinstance(skip, Goal):
+    if isinstance(skip, (str, Goal)):
         choice = choose_skip(
             denoise, x0, sigmas, skip, injection=put_in.inject, seed=seed, process=process, progress=progress
         )

@@ -29,7 +29,7 @@ from torch import Tensor
 from .denoiser import Denoiser, like
 from .errors import InputError
 from .gaussianity import gaussianity
-from .goal import LOOKS, Goal
+from .goal import Goal
 from .guard import Guarded, check_images, check_range, process_of
 from .injection import DEFAULT_INJECTION, Injection, find_injection
 from .integration import Callback, Told, integrate, seeds_for, unit_noise
@@ -209,20 +209,20 @@ def choose_skip(
     search = goal.kind.search
     trials: list[Trial] = []
     v = min(max(FIRST, low), high)
-    for evaluations in search.walks or [1] * LOOKS:
-        trials.append(look.walk(v, evaluations) if search.walks else look(v))
-        last = len(trials) == (len(search.walks) or LOOKS)
+    for evaluations in search.trials:
+        trials.append(look(v) if search.looks else look.walk(v, evaluations))
+        last = len(trials) == len(search.trials)
         v = follow(goal, [(look.ve(t.sigma), t.worst(goal)) for t in trials], last=last)
-        if search.walks and last:
+        if last and not search.looks:
             v = min(v, REACH * look.ve(trials[-1].sigma)) * search.safety
         v = min(max(v, low), high)
-        if not search.walks and abs(math.log(v / look.ve(trials[-1].sigma))) < 0.01:
+        if search.looks and abs(math.log(v / look.ve(trials[-1].sigma))) < 0.01:
             break
-    if search.walks:
+    if search.looks:
+        trials.append(look.walk(v, EVALUATIONS - sum(search.trials)))
+    else:
         above = [level for level in (look.ve(float(sigma)) for sigma in grid[1:-1]) if level > v]
         v = max(v, min(above, default=0.0) / STRIDE)
-    else:
-        trials.append(look.walk(v, EVALUATIONS - LOOKS))
     ordered = tuple(sorted(trials, key=lambda t: t.sigma))
     skip = look.sigma(v)
     foretold = _foretell(ordered, skip, process)
@@ -246,18 +246,16 @@ def follow(goal: Goal, seen: Sequence[tuple[float, float]], *, last: bool) -> fl
     slope = search.last if last else search.first
     if len(seen) > 1:
         before, lacked = math.log(seen[-2][0]), goal.lacks(seen[-2][1])
-        slope = _slope(u - before, lacked - lacks, slope, search.apart, search.first)
+        trust, fall = _trust(u - before, search.apart), (lacked - lacks) / ((u - before) or 1.0)
+        slope = trust * min(max(fall, search.first / 4), 4 * search.first) + (1 - trust) * slope
     if lacks < 0:
         slope = max(slope, search.down)
     return math.exp(u + lacks / slope)
 
 
-def _slope(apart: float, fall: float, assumed: float, doubt: float, likely: float) -> float:
-    """A slope between two trials, trusted the more the further they lie apart."""
-    if apart == 0:
-        return assumed
-    trust = apart**2 / (apart**2 + doubt**2)
-    return trust * min(max(fall / apart, likely / 4), 4 * likely) + (1 - trust) * assumed
+def _trust(apart: float, doubt: float) -> float:
+    """Weight of a slope between two trials beside an assumed one; half where they lie `doubt` apart."""
+    return apart**2 / (apart**2 + doubt**2)
 
 
 def leftover(noise: Tensor, injected: Tensor) -> Tensor:
@@ -354,8 +352,7 @@ def _onward(points: Sequence[tuple[float, Tensor]], u: float, likely: float, dou
     (at, value), *others = points
     slope = torch.full_like(value, likely)
     for beside, other in others[:1]:
-        trust = (at - beside) ** 2 / ((at - beside) ** 2 + doubt**2)
-        slope += trust * ((other - value) / ((at - beside) or 1.0) - slope)
+        slope += _trust(at - beside, doubt) * ((other - value) / ((at - beside) or 1.0) - slope)
     return value - slope * (u - at)
 
 

@@ -18,7 +18,7 @@ from ..demo import DEMO_MODELS, DemoDenoiser, demo_denoiser
 from ..demo.scenes import CLASSES
 from ..denoiser import Guided
 from ..errors import InputError
-from ..goal import Goal
+from ..goal import GOALS, Goal
 from ..injection import DEFAULT_INJECTION, INJECTIONS, find_injection
 from ..inversion import DEFAULT_SOLVER
 from ..models import load_checkpoint
@@ -65,8 +65,8 @@ Steps = Annotated[
 Skip = Annotated[
     str,
     typer.Option(
-        help="sigma_skip: noise added before inverting. 0: the base method; auto: the least that passes as Gaussian, "
-        "by picture; psnr=40: the most that keeps so many dB; leftover=0.1: the least that leaves no larger share."
+        help="sigma_skip: noise added before inverting. 0: the base method. Or chosen for each picture, by "
+        f"auto (gaussian) or another goal: {'; '.join(f'{kind.form}: {kind.about}' for kind in GOALS.values())}."
     ),
 ]
 Inject = Annotated[str, typer.Option(help=f"How the noise is added, one of: {', '.join(INJECTIONS)}.")]
